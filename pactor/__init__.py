@@ -1,0 +1,41 @@
+"""Actors: wrap a plain object, it runs in a process of its own, and calling a method on its proxy is a message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._actor import Actor
+from ._enqueue import Enqueue, EnqueueLater
+from ._errors import ActorClosed, ActorDied, ActorError, RemoteError
+from ._proxy import ask
+
+if TYPE_CHECKING:
+    from ._future import Future
+    from ._mailbox import Mailbox
+
+__version__ = "1.0.0.dev0"
+
+__all__ = [
+    "Actor",
+    "ActorClosed",
+    "ActorDied",
+    "ActorError",
+    "Enqueue",
+    "EnqueueLater",
+    "Future",
+    "Mailbox",
+    "RemoteError",
+    "ask",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Imports at their first use what imports a lot itself."""
+    if name == "Future":
+        from ._future import Future as found
+    elif name == "Mailbox":
+        from ._mailbox import Mailbox as found  # type: ignore[assignment]
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found

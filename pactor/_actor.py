@@ -1,0 +1,270 @@
+"""The Actor: what the process that made it holds of it. This is where to begin to read.
+
+An actor is a process of its own (`_loop`) that reads a mailbox (`_mailbox`). Proxies (`_proxy`) write to the mailbox,
+from any process; asks get their replies back through futures (`_future`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing import util
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from . import _channel, _ending, _inbox, _loop, _proxy, _waiting, _wire
+from ._enqueue import check_injectable
+from ._errors import ActorError
+
+if TYPE_CHECKING:
+    import functools
+    from multiprocessing.context import BaseContext
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+_numbers: dict[str, itertools.count[int]] = {}
+_running: list[Actor[Any]] = []
+
+
+class Actor(Generic[T]):
+    """Runs an object in a process of its own, and passes it messages::
+
+        with Actor(Counter(10)) as counter:
+            counter.proxy.add(5)                               # a message; returns None at once
+            print(ask(counter.proxy.total).result(timeout=5))  # 15
+
+    ``target`` is the object, which is pickled into its process; or its class, or a `functools.partial` of its class,
+    called there. ``name`` is for people; by default it is made from the class, as in ``Counter-1``. ``maxsize`` is the
+    number of messages in the mailbox from which on its senders wait; 0 for no bound but the system's: senders outside
+    of actors wait when about 64 KB are unread. ``on_failure`` is what to do when a method raises and nobody waits for
+    its reply: ``"resume"`` logs it and goes on with the next message, ``"stop"`` logs it and ends the actor.
+    ``context`` is a context of multiprocessing, for another start method than its default.
+
+    Raises TypeError or ValueError for arguments that can't be right, what pickling the target raises, and OSError
+    where the system has no room for another process. What the target raises in its process is told by the first ask.
+
+    Names that the Actor does not have itself are looked up in its proxy: ``counter.add(5)``.
+
+    The process that made an actor owns it: it alone can close it. It does so at its exit, for those that are still
+    open, the newest first, and waits for them. An actor ends also when its owner is killed.
+    """
+
+    @overload
+    def __init__(
+        self: Actor[T],
+        target: type[T] | functools.partial[T],
+        /,
+        *,
+        name: str | None = None,
+        maxsize: int = 0,
+        on_failure: str = "resume",
+        context: BaseContext | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Actor[T],
+        target: T,
+        /,
+        *,
+        name: str | None = None,
+        maxsize: int = 0,
+        on_failure: str = "resume",
+        context: BaseContext | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        target: Any,
+        /,
+        *,
+        name: str | None = None,
+        maxsize: int = 0,
+        on_failure: str = "resume",
+        context: BaseContext | None = None,
+    ) -> None:
+        from ._mailbox import Mailbox  # not before it is needed: multiprocessing.queues imports a lot
+
+        cls = _proxy.wrapped_class(target)
+        check_injectable(cls)
+        _check(name, maxsize, on_failure)
+        start: Any = context or multiprocessing
+        self._name = name or f"{cls.__name__}-{next(_numbers.setdefault(cls.__name__, itertools.count(1)))}"
+        self._owner = os.getpid()
+        self._lock = threading.RLock()
+        self._closed = False
+        self._mailbox = Mailbox.for_actor(maxsize)
+        try:
+            arguments = (self._mailbox, self._name, _packed(target), on_failure, self._owner)
+            self._process = start.Process(target=_loop.main, args=arguments, name=self._name, daemon=False)
+            self._way = _channel.channel(self._mailbox.directory, self._name)
+            self._way.open()
+            with self._mailbox.bequeath(), _without_ctrl_c():
+                self._process.start()
+            _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
+        except BaseException:
+            self._mailbox.remove()
+            raise
+        self._proxy: Any = _proxy.make(cls, self._way)
+        _running.append(self)
+        if len(_running) == 1:
+            util.Finalize(None, _close_all, exitpriority=100)
+
+    @property
+    def proxy(self) -> T:
+        """Has the methods of the wrapped class; calling one sends a message. Pass it to whom you like."""
+        proxy: T = self._proxy
+        return proxy
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        pid: int = self._process.pid
+        return pid
+
+    @property
+    def exitcode(self) -> int | None:
+        """As in `multiprocessing.Process`: None while it runs, -N where signal N killed it."""
+        exitcode: int | None = self._process.exitcode
+        return exitcode
+
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return not self.join(timeout=0)
+
+    def close(self) -> None:
+        """Has the actor end when it has executed what is queued now. Returns at once; more calls do nothing.
+
+        From here on, sending to it raises ActorClosed; in other processes, at the latest when it has ended.
+        """
+        self._check_owner()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        with contextlib.suppress(ActorError):
+            end = _wire.frame(_wire.CLOSE, b"", b"")
+            if not self._way.try_send(end):
+                # Too much to read for one more frame. The reader finds the word when it reads on; if it has just
+                # done so for the last time, there is room now.
+                _inbox.close_when_read(f"{self._mailbox.directory}/inbox")
+                self._way.try_send(end)
+            self._way.end(_ending.CLOSED)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits until the process has ended, for at most ``timeout`` seconds; returns whether it has.
+
+        Replies that it still sends are received meanwhile.
+        """
+        self._check_owner()
+        deadline = _waiting.deadline_in(timeout)
+        if self._process.exitcode is None:
+            with contextlib.ExitStack() as stack:
+                fd = _loop.open_process(self.pid)
+                if fd is None:
+                    fd = self._process.sentinel
+                else:
+                    stack.callback(os.close, fd)
+                if not _waiting.wait(fd, select.POLLIN, deadline):
+                    return False
+        with self._lock:
+            self._process.join()
+            self._bury()
+        return True
+
+    def kill(self) -> None:
+        """Ends the process at once, with SIGKILL. What is queued is lost."""
+        self._check_owner()
+        self._process.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+        self.join()
+
+    def __getattr__(self, name: str) -> Any:
+        if "_proxy" not in self.__dict__:  # half made
+            raise AttributeError(name)
+        return getattr(self._proxy, name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *dir(self._proxy)]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name!r}, process {self.pid}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"the Actor {self._name!r} belongs to the process that made it; send its .proxy instead")
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise ActorError(f"the Actor {self._name!r} belongs to process {self._owner}, which made it")
+
+    def _bury(self) -> None:
+        """Notes how it ended, once it has, and removes its mailbox."""
+        if self not in _running:
+            return
+        _running.remove(self)
+        mailbox = self._mailbox.directory
+        ending = _ending.read(mailbox) or _ending.of_exit(self._process.exitcode, self.pid)
+        self._way.end(ending)
+        self._mailbox.remove()
+        if not ending.closed:
+            _ending.leave(mailbox, ending)
+
+
+def _check(name: str | None, maxsize: int, on_failure: str) -> None:
+    if not isinstance(name, (str, type(None))):
+        raise TypeError(f"the name must be a str, not {name!r}")
+    if not isinstance(maxsize, int):
+        raise TypeError(f"maxsize must be an int, not {maxsize!r}")
+    if maxsize < 0:
+        raise ValueError(f"maxsize must be 0, for no bound, or more, not {maxsize}")
+    if on_failure not in ("resume", "stop"):
+        raise ValueError(f'on_failure must be "resume" or "stop", not {on_failure!r}')
+
+
+def _packed(target: object) -> object:
+    """The target as bytes; itself where it holds what only a process that is being started can take, as a Lock."""
+    try:
+        return _wire.dumps(target)
+    except RuntimeError:
+        return target
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """A process that is started in the block starts with SIGINT blocked, until it can end in silence."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close_all() -> None:
+    """At the owner's exit. The newest first: it was made by one that knew the older, and may tell them something."""
+    for actor in reversed(list(_running)):
+        actor.close()
+        actor.join()
+
+
+def _after_fork() -> None:
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

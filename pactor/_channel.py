@@ -1,0 +1,167 @@
+"""The way to a mailbox: what a process holds that sends to it.
+
+A process has one channel to a mailbox, however many proxies share it; it is opened at the first send. Writing to it
+needs no lock (see `_wire`). The kernel tells of the reader's end: a write raises BrokenPipeError, and `select.poll`
+reports POLLERR, at once, however it ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+import weakref
+from queue import Full
+
+from . import _ending, _wire
+from ._slots import SenderSlots
+from ._waiting import wait
+
+_channels: weakref.WeakValueDictionary[str, Channel] = weakref.WeakValueDictionary()
+_opening = threading.RLock()
+
+
+def channel(mailbox: str, name: str) -> Channel:
+    """This process's channel to ``mailbox``; ``name`` is for its errors."""
+    found = _channels.get(mailbox)
+    if found is None:
+        with _opening:
+            found = _channels.get(mailbox)
+            if found is None:
+                found = _channels[mailbox] = Channel(mailbox, name)
+    return found
+
+
+class Channel:
+    """Sends frames to one mailbox."""
+
+    def __init__(self, mailbox: str, name: str) -> None:
+        self.mailbox = mailbox
+        self.name = name
+        #: For writing without further ado; -1 where there is more to do than that.
+        self.fd = -1
+        #: The headers of what is written like that.
+        self.headers = _wire.ITEM_HEADERS
+        self.file = -1
+        self.ending: _ending.Ending | None = None
+        self._slots: SenderSlots | None = None
+        self._is_reader = False
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the way; the next send opens it again."""
+        file, self.file, self.fd, self._slots = self.file, -1, -1, None
+        if file >= 0:
+            os.close(file)
+
+    def post(self, kind: int, head: bytes, obj: object, deadline: float | None = None) -> None:
+        """Sends an object; waits while the mailbox is full.
+
+        Raises what pickling raises, OSError where a large object finds no room, ActorClosed or ActorDied where nobody
+        will read it, and queue.Full at the deadline. Then nothing was sent.
+        """
+        frame = self.pack(kind, head, obj)
+        try:
+            self.send(frame, deadline)
+        except BaseException:
+            _wire.drop(self.mailbox, frame, len(head))
+            raise
+
+    def pack(self, kind: int, head: bytes, obj: object) -> bytes:
+        """Makes the frame that carries an object, stored over there if it is large; raises as `post` does."""
+        self.open()
+        if self._is_reader:
+            kind |= _wire.OWN
+        try:
+            return _wire.pack(self.mailbox, kind, head, obj)
+        except FileNotFoundError:
+            if os.path.isdir(self.mailbox):
+                raise
+            self.end()
+            raise self.error() from None
+
+    def send(self, frame: bytes, deadline: float | None = None) -> None:
+        """Sends a frame, as `post` does."""
+        self.open()
+        send = self._slots.send if self._slots else Channel.send_without_slot
+        if not send(self, frame, deadline):
+            raise Full
+
+    def try_send(self, frame: bytes) -> bool:
+        """Writes a frame that takes no slot; False where there is no room now."""
+        self.open()
+        try:
+            os.write(self.file, frame)
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            self.end()
+            raise self.error() from None
+        return True
+
+    def send_without_slot(self, frame: bytes, deadline: float | None = None) -> bool:
+        """Writes a frame that takes no slot; waits for room; False where there was none until the deadline."""
+        while not self.try_send(frame):
+            if not self.make_room(deadline):
+                return False
+        return True
+
+    def make_room(self, deadline: float | None) -> bool:
+        """Waits until there may be room in the FIFO; False once the deadline is past."""
+        return wait(self.file, select.POLLOUT, deadline)
+
+    def open(self) -> None:
+        """Opens the way, if it is not open; raises ActorClosed or ActorDied where it leads nowhere any more."""
+        if self.ending:
+            raise self.error()
+        if self.file >= 0:
+            return
+        with _opening:
+            if self.file >= 0:
+                return
+            try:
+                file = os.open(f"{self.mailbox}/fifo", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                # ENXIO: nobody has it open for reading. The path is ours, so ENOENT says the same.
+                if isinstance(error, FileNotFoundError) or error.errno == errno.ENXIO:
+                    self.end()
+                    raise self.error() from None
+                raise
+            try:
+                self._slots = None if self._is_reader else SenderSlots.open(self.mailbox)
+            except BaseException:
+                os.close(file)
+                raise
+            self.file = file
+            if self._slots is None:
+                self.fd = file
+
+    def open_as_reader(self) -> None:
+        """The same in the process that reads: its messages to itself can't wait for slots."""
+        self._is_reader = True
+        self.headers = _wire.OWN_ITEM_HEADERS
+        self.close()
+        self.open()
+
+    def end(self, ending: _ending.Ending | None = None) -> None:
+        """Notes that nothing goes this way any more, and why; looks for the reason where it is not given."""
+        if self.ending is None:
+            self.ending = ending or _ending.find(self.mailbox)
+        self.fd = -1  # the file stays open until nobody has the channel: another thread may be about to write
+
+    def error(self) -> Exception:
+        assert self.ending is not None
+        return self.ending.error(self.name)
+
+
+def _after_fork() -> None:
+    global _opening
+    _opening = threading.RLock()
+    for way in list(_channels.values()):
+        way.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)

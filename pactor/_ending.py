@@ -1,0 +1,104 @@
+"""How an actor ended: the note that it leaves, and what the kernel knows where it left none.
+
+An actor that ends by itself writes a note into its mailbox before it lets go of the FIFO. One that is killed can't;
+then the kernel tells how its process ended, for as long as its parent has not reaped it, and the parent writes the
+note when it does. Where the whole mailbox is gone, the actor had been closed.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import signal
+from typing import NamedTuple
+
+from . import _inbox, _runtime
+from ._errors import ActorClosed, ActorDied, ActorError, RemoteTraceback
+
+
+class Ending(NamedTuple):
+    """Why an actor takes no more messages."""
+
+    closed: bool  #: it was asked to end
+    reason: str  #: reads on after "actor 'x' "
+    traceback: str = ""  #: of the exception that ended it
+
+    def error(self, name: str) -> ActorError:
+        error = (ActorClosed if self.closed else ActorDied)(f"actor {name!r} {self.reason}")
+        if self.traceback:
+            error.__cause__ = RemoteTraceback(self.traceback)
+        return error
+
+
+#: Notes of dead actors that their owner keeps for those who ask later.
+_MAX_LEFT = 256
+
+CLOSED = Ending(True, "is closed")
+UNKNOWN = Ending(False, "died, and nobody could see why")
+
+
+def of_exit(exitcode: int, pid: int) -> Ending:
+    """The ending of a process that left no note; ``exitcode`` as in `multiprocessing.Process`."""
+    if exitcode >= 0:
+        return Ending(False, f"died: process {pid} ended with exit code {exitcode} in the middle of a message")
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    return Ending(False, f"died: process {pid} was killed by {name}")
+
+
+def write(mailbox: str, ending: Ending) -> None:
+    """Leaves the note in the mailbox; whole or not at all."""
+    temporary = f"{mailbox}/note.{os.getpid()}"
+    with open(temporary, "wb") as file:
+        pickle.dump(tuple(ending), file)
+    os.rename(temporary, f"{mailbox}/note")
+
+
+def read(mailbox: str) -> Ending | None:
+    """The note in the mailbox, if there is one."""
+    try:
+        with open(f"{mailbox}/note", "rb") as file:
+            return Ending(*pickle.load(file))
+    except FileNotFoundError:
+        return None
+
+
+def find(mailbox: str) -> Ending:
+    """Finds out how the reader of ``mailbox`` ended, from outside."""
+    if ending := read(mailbox):
+        return ending
+    if not os.path.isdir(mailbox):
+        return CLOSED
+    pid = _inbox.reader(f"{mailbox}/inbox")
+    exitcode = _exitcode_of_zombie(pid)
+    # The parent reaps and then writes: so look again.
+    return read(mailbox) or (UNKNOWN if exitcode is None else of_exit(exitcode, pid))
+
+
+def _exitcode_of_zombie(pid: int) -> int | None:
+    """Reads the exit code of a process that is gone but not reaped; None where nothing says it (Linux says it)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        status = int(fields[49])
+    except (OSError, IndexError, ValueError):
+        return None
+    # A process that lets go of its descriptors has its exit code, but may not be a zombie yet.
+    if not status and fields[0] not in b"ZX":
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+_left: collections.deque[str] = collections.deque()
+
+
+def leave(mailbox: str, ending: Ending) -> None:
+    """Leaves the note where the mailbox was, for those who come late; of so many actors, the latest."""
+    os.mkdir(mailbox, 0o700)
+    write(mailbox, ending)
+    _left.append(mailbox)
+    if len(_left) > _MAX_LEFT:
+        _runtime.remove(_left.popleft())

@@ -1,0 +1,221 @@
+"""What a mailbox has received and not yet handed out, in shared memory: it outlives its reader.
+
+Rules:
+
+1. The reader reads from the FIFO straight into the inbox, with room for all that the FIFO can hold, so a read brings
+   whole frames. A frame begins with its size, never 0, and behind the last frame there is a 0: how far a read got can
+   be seen from the frames themselves, also when the reader was killed before it could note it.
+2. One word says where the reader is. It is stored at once, and each of its values is true at any instruction:
+
+   ``offset, READY``      the frame at offset, if there is one, and those behind it are still to be handed out
+   ``offset, EXECUTING``  the same, but the frame at offset was handed out and may have been executed
+   ``CLEARING``           all was handed out, and zeros are being written over it
+
+3. The next reader takes up what a killed one left with `recover`: no frame twice, and none lost but one that was
+   handed out.
+
+An inbox has one reader at a time; its mailbox sees to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import sys
+
+from . import _wire
+from ._log import log as _log
+
+READY, EXECUTING, CLEARING = 0, 1, 2
+
+# The header's words.
+_WORD = 0  # offset << 2 | state
+_END = 1  # where the last frame ends, or earlier: where to begin to look for the end
+_PID = 2  # who reads
+_CLOSING = 3  # set by the owner: put a CLOSE behind what is in the FIFO now
+_FRAMES = 64  # where the frames begin, in bytes
+_UNKNOWN = (1 << 64) - 1  # value of _END: look from the offset on, and there may be rubbish behind it
+
+_CLOSE = _wire.frame(_wire.CLOSE, b"", b"")
+_frame_header = _wire.HEADER.unpack_from
+
+
+def create(path: str, fifo: int) -> None:
+    """Makes an empty inbox. Raises OSError where there is no room for it: a mapping could not say so later."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _FRAMES + 2 * _wire.capacity(fifo))
+    finally:
+        os.close(fd)
+
+
+def set_reader(path: str, pid: int) -> None:
+    """Notes who reads the mailbox."""
+    _store(path, _PID, pid)
+
+
+def reader(path: str) -> int:
+    """The process that reads the mailbox, or did last; 0 where that is not known."""
+    try:
+        with open(path, "rb") as file:
+            return int.from_bytes(os.pread(file.fileno(), 8, 8 * _PID), sys.byteorder)
+    except OSError:
+        return 0
+
+
+def close_when_read(path: str) -> None:
+    """Has the reader find a CLOSE behind all that is queued now, where the FIFO has no room for one."""
+    _store(path, _CLOSING, 1)
+
+
+def _store(path: str, word: int, value: int) -> None:
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
+        os.pwrite(file.fileno(), value.to_bytes(8, sys.byteorder), 8 * word)
+
+
+class Inbox:
+    """The frames of one mailbox: `pull` brings them from the FIFO, `take` hands them out."""
+
+    def __init__(self, path: str, fifo: int) -> None:
+        self._fifo = fifo
+        self._chunk = _wire.capacity(fifo)
+        self._least = _FRAMES + 2 * self._chunk
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            self._mapping = mmap.mmap(fd, 0)
+        finally:
+            os.close(fd)
+        self._look()
+        self._position = 0
+        self._end = 0
+        self.kind = 0
+
+    def close(self) -> None:
+        """Lets go of the memory; what is in it stays for the next reader."""
+        if not self._mapping.closed:
+            self._words.release()
+            self._view.release()
+            self._mapping.close()
+
+    def recover(self) -> bytes | None:
+        """Takes up the inbox where its last reader left it; returns the frame handed out last, as `take` did."""
+        if self._mapping.size() != len(self._mapping):
+            self._resize(self._mapping.size())
+        offset, state = self._words[_WORD] >> 2, self._words[_WORD] & 3
+        if state == CLEARING:
+            self._end = self._capacity
+            self._clear()
+            return None
+        hint = self._words[_END]
+        self._position = offset
+        self._end = offset if hint == _UNKNOWN else max(offset, hint)
+        while (size := self._size_at(self._end)) and self._end + size + 2 <= self._capacity:
+            self._end += size
+        if hint == _UNKNOWN:
+            self._erase(self._end, self._capacity)
+        self._words[_END] = self._end
+        return self.take() if state == EXECUTING else None
+
+    def pull(self) -> bool:
+        """Reads what the FIFO holds, behind what is here; returns whether anything came."""
+        if self._end + self._chunk + _wire.HEADER_SIZE + 2 > self._capacity:
+            self._make_room()
+        start = _FRAMES + self._end
+        closing = self._words[_CLOSING]
+        try:
+            count = os.readv(self._fifo, [self._view[start : start + self._chunk]])
+        except BlockingIOError:
+            if not closing:
+                return False
+            count = 0
+        if closing:
+            self._words[_CLOSING] = 0
+            self._mapping[start + count : start + count + _wire.HEADER_SIZE] = _CLOSE
+            count += _wire.HEADER_SIZE
+        self._end += count
+        self._words[_END] = self._end
+        return count > 0
+
+    def take(self) -> bytes | None:
+        """Hands out the next frame: returns what is behind its header, and leaves its kind in ``kind``.
+
+        None where there is none. To ask for the next is to have finished with the one before.
+        """
+        position = self._position
+        if position == self._end:
+            if position:
+                self._clear()
+            return None
+        start = _FRAMES + position
+        size, self.kind = _frame_header(self._mapping, start)
+        if not _wire.HEADER_SIZE <= size <= self._end - position:
+            return self._discard()
+        self._words[_WORD] = position << 2 | EXECUTING
+        self._position = position + size
+        return self._mapping[start + _wire.HEADER_SIZE : start + size]
+
+    def finish(self) -> None:
+        """Says that the frame handed out last is done with, where no further `take` will say so."""
+        self._words[_WORD] = self._position << 2 | READY
+
+    def __len__(self) -> int:
+        """How many frames are here."""
+        position, count = self._position, 0
+        while position < self._end and (size := self._size_at(position)):
+            position += size
+            count += 1
+        return count
+
+    def _discard(self) -> None:
+        """Where rubbish begins nobody can tell where the next frame does."""
+        _log.error("%d bytes that are no message came to a mailbox: discarded", self._end - self._position)
+        self._clear()
+
+    def _size_at(self, offset: int) -> int:
+        return self._mapping[_FRAMES + offset] | self._mapping[_FRAMES + offset + 1] << 8
+
+    def _clear(self) -> None:
+        self._words[_WORD] = CLEARING
+        if len(self._mapping) > self._least:
+            self._resize(_FRAMES)  # cut off and put on again, the file is full of zeros
+            self._resize(self._least)
+        else:
+            self._erase(0, self._end)
+        self._position = self._end = 0
+        self._words[_END] = 0
+        self._words[_WORD] = READY
+
+    def _make_room(self) -> None:
+        word = self._words[_WORD]
+        offset, state = word >> 2, word & 3
+        length = self._end - offset
+        if length + 2 > offset or offset < self._capacity // 2:
+            self._resize(_FRAMES + 2 * self._capacity)
+            return
+        # The free half in front takes the rest, and a 0 behind it. The word makes the copy the truth; only then is
+        # the original erased.
+        self._view[_FRAMES : _FRAMES + length] = self._view[_FRAMES + offset : _FRAMES + self._end]
+        self._erase(length, length + 2)
+        self._words[_END] = _UNKNOWN
+        self._words[_WORD] = state
+        self._erase(length, self._end)
+        self._words[_END] = length
+        self._position -= offset
+        self._end = length
+
+    def _erase(self, start: int, end: int) -> None:
+        self._mapping[_FRAMES + start : _FRAMES + end] = bytes(end - start)
+
+    def _resize(self, size: int) -> None:
+        self._words.release()
+        self._view.release()
+        try:
+            self._mapping.resize(size)
+        finally:
+            self._look()
+
+    def _look(self) -> None:
+        self._view = memoryview(self._mapping)
+        self._words = self._view[:_FRAMES].cast("Q")
+        self._capacity = len(self._mapping) - _FRAMES

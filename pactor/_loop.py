@@ -1,0 +1,403 @@
+"""The actor's process: it receives, executes, replies, and ends.
+
+::
+
+    caller                                   kernel                    actor's process
+    proxy.add(5)                             named FIFO, one per       wait -> read into the inbox
+     -> check, pickle, frame  -- os.write -> mailbox                   -> unpickle -> obj.add(5)
+     (one system call)                                                 -> the reply, for an ask, to the asker's FIFO
+
+Rules:
+
+1. One message at a time, in the order of their arrival. What a method raises concerns its asker, or `on_failure`,
+   never the messages behind it.
+2. A reply waits for nobody: where the asker's FIFO is full, it is kept here and sent when there is room.
+3. The process outlives its owner by the message in execution at most.
+4. At the end comes first the note that says why, then the end of reading: who learns of the one finds the other.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import heapq
+import itertools
+import os
+import pickle
+import select
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import _channel, _ending, _proxy, _runtime, _waiting, _wire
+from ._ending import Ending
+from ._enqueue import Enqueue, EnqueueLater, inject
+from ._errors import ActorError
+from ._log import log
+
+if TYPE_CHECKING:
+    from ._mailbox import Mailbox
+
+#: After so many messages in a row the loop looks up: is the owner alive, is there room for replies that wait?
+_LOOK_UP = 256
+#: Askers whose mailboxes are kept open.
+_ASKERS = 32
+#: How long an actor that ends waits for askers that do not read, in seconds.
+_LINGER = 10.0
+#: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
+_LOOK_AGAIN = 0.05
+_OWNER_AGAIN = 0.5
+
+_ORPHANED = Ending(False, "ended, as the process that owned it is gone")
+
+
+class _Stop(BaseException):
+    """Ends the loop; no handler of the wrapped object's must catch it."""
+
+    def __init__(self, ending: Ending, exitcode: int) -> None:
+        self.ending = ending
+        self.exitcode = exitcode
+
+
+def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner: int) -> None:
+    """What an actor's process does from its start to its end."""
+    ending, exitcode = _ending.CLOSED, 0
+    loop = Loop(mailbox, name, on_failure, owner)
+    try:
+        try:
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, loop.interrupt)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the owner blocked it for the start
+            loop.build(target)
+            loop.run()
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    except _Stop as stop:
+        ending, exitcode = stop.ending, stop.exitcode
+    except KeyboardInterrupt:
+        # Ctrl-C goes to every process of the terminal: the caller shows its traceback, an actor ends in silence.
+        ending, exitcode = Ending(False, "was interrupted, by Ctrl-C or SIGINT"), 128 + signal.SIGINT
+    loop.end(ending)
+    if exitcode:
+        raise SystemExit(exitcode)
+
+
+class Timer:
+    """A message that is to be enqueued later."""
+
+    def __init__(self, way: _channel.Channel, frame: bytes) -> None:
+        self._way = way
+        self._frame: bytes | None = frame
+
+    def cancel(self) -> None:
+        """Has the message not enqueued, if it has not been yet."""
+        frame, self._frame = self._frame, None
+        if frame:
+            _wire.drop(self._way.mailbox, frame)
+
+    def _fire(self) -> None:
+        frame, self._frame = self._frame, None
+        if frame:
+            self._way.send(frame)
+
+
+class Loop:
+    """Receives the messages of one actor, and executes them."""
+
+    def __init__(self, mailbox: Mailbox[Any], name: str, on_failure: str, owner: int) -> None:
+        self._mailbox = mailbox
+        self._name = name
+        self._on_failure = on_failure
+        self._owner = owner
+        self._inbox = mailbox.open_inbox()
+        self._own = _channel.channel(mailbox.directory, name)
+        self._own.open_as_reader()
+        self._thread = threading.get_ident()
+        self._terminated = False
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_numbers = itertools.count()
+        # Whether something is to be looked at between two messages.
+        self._attention = False
+        self._askers: dict[str, _channel.Channel] = {}
+        self._unsent: dict[_channel.Channel, collections.deque[bytes]] = {}
+        self._poll = select.poll()
+        self._poll.register(mailbox.fifo, select.POLLIN)
+        self._owner_fd = open_process(owner)
+        if self._owner_fd is not None:
+            self._poll.register(self._owner_fd, select.POLLIN)
+        self.fd = mailbox.fifo
+        _waiting.readers.append(self)
+        _runtime.home(mailbox.directory)
+
+    def build(self, target: Any) -> None:
+        """Makes the wrapped object, and puts into it what it calls itself by."""
+        try:
+            built = pickle.loads(target) if isinstance(target, bytes) else target
+            cls = _proxy.wrapped_class(built)
+            proxy = _proxy.make(cls, self._own)
+            self._object = built() if isinstance(built, (type, functools.partial)) else built
+            inject(self._object, enqueue=Enqueue(proxy), enqueue_later=EnqueueLater(proxy, self))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            ending = Ending(False, f"could not start: {_said(error)}", _traceback(error))
+            log.error("actor %r (process %d) could not start", self._name, os.getpid(), exc_info=error)
+            raise _Stop(ending, 1) from None
+
+    def run(self) -> None:
+        """Executes messages until the end; raises _Stop."""
+        inbox, obj, slots = self._inbox, self._object, self._mailbox.slots
+        take, loads = inbox.take, pickle.loads
+        while True:
+            for _ in range(_LOOK_UP):
+                body = take()
+                if body is None:
+                    if not inbox.pull():
+                        self._wait()
+                    continue
+                if inbox.kind == _wire.ITEM and slots is None:  # by far the most: no call that can be spared
+                    try:
+                        name, args, kwargs = loads(body)
+                    except Exception as error:
+                        self._unreadable(error)
+                    else:
+                        try:
+                            getattr(obj, name)(*args, **kwargs)
+                        except BaseException as error:
+                            self._failed(name, error)
+                else:
+                    self._receive(inbox.kind, body)
+                if self._attention:
+                    self._attend()
+            self._look_up()
+
+    def later(self, delay: float, frame: bytes) -> Timer:
+        """Has the frame sent to this actor itself after ``delay`` seconds."""
+        timer = Timer(self._own, frame)
+        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), timer))
+        self._attention = True
+        if threading.get_ident() != self._thread:
+            self._nudge()
+        return timer
+
+    def interrupt(self, *_signal: object) -> None:
+        """Ends the loop behind the message in execution: the handler of SIGTERM."""
+        self._terminated = self._attention = True
+        self._nudge()
+
+    def end(self, ending: Ending) -> None:
+        """Tells whom it concerns that the actor takes no more messages, and why."""
+        try:
+            _ending.write(self._mailbox.directory, ending)
+        except OSError as error:
+            log.error("actor %r can't leave word why it ends: %s", self._name, error)
+        self._count_undelivered()
+        self._mailbox.stop_reading()
+        self._linger()
+        if ending is _ORPHANED:
+            self._mailbox.remove()
+
+    # A reader for whoever waits in this process, see _waiting.
+
+    def claim(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def read(self) -> object:
+        return self._inbox.pull()
+
+    def release(self) -> None:
+        pass
+
+    def _receive(self, kind: int, body: bytes) -> None:
+        if self._mailbox.slots and not kind & _wire.OWN:
+            self._mailbox.slots.give()
+        if kind & _wire.KIND == _wire.CLOSE:
+            raise _Stop(_ending.CLOSED, 0)
+        if kind & _wire.KIND == _wire.ITEM:
+            self._tell(kind, body)
+        elif kind & _wire.KIND == _wire.ASK:
+            number, length = _wire.ASK_HEAD.unpack_from(body)
+            start = _wire.ASK_HEAD.size
+            asker = body[start : start + length].decode()
+            self._answer(kind, body[start + length :], asker, number)
+
+    def _tell(self, kind: int, body: bytes) -> None:
+        try:
+            name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body)
+        except Exception as error:
+            return self._unreadable(error)
+        try:
+            getattr(self._object, name)(*args, **kwargs)
+        except BaseException as error:
+            self._failed(name, error)
+
+    def _answer(self, kind: int, body: bytes, asker: str, number: int) -> None:
+        name = "a message"
+        try:
+            name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body)
+            value = getattr(self._object, name)(*args, **kwargs)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._failed(name, error)
+        except BaseException as error:
+            self._reply(asker, number, _wire.ERROR, _portable(error))
+        else:
+            try:
+                self._reply(asker, number, _wire.VALUE, value)
+            except Exception as error:
+                text = f"{name}() returned {_shown(value)}, which can't be sent: {_said(error)}"
+                self._reply(asker, number, _wire.ERROR, (None, type(error).__name__, text, _traceback(error)))
+
+    def _reply(self, asker: str, number: int, kind: int, value: object) -> None:
+        """Sends a reply; raises what pickling raises."""
+        way = self._askers.pop(asker, None) or _channel.channel(asker, "asker")
+        self._askers[asker] = way
+        if len(self._askers) > _ASKERS:
+            del self._askers[next(iter(self._askers))]
+        with contextlib.suppress(ActorError):  # the asker is gone, and nobody waits any more
+            frame = way.pack(kind, _wire.REPLY_HEAD.pack(number), value)
+            unsent = self._unsent.get(way)
+            if unsent is not None:
+                unsent.append(frame)
+            elif not way.try_send(frame):
+                self._unsent[way] = collections.deque([frame])
+                self._poll.register(way.file, select.POLLOUT)
+
+    def _unreadable(self, error: Exception) -> None:
+        log.error(
+            "actor %r (process %d): a message can't be loaded here: skipped", self._name, os.getpid(), exc_info=error
+        )
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        """A method raised, and nobody waits for what it raised."""
+        if isinstance(error, (KeyboardInterrupt, _Stop)):
+            raise error
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            raise _Stop(Ending(False, f"ended itself: {name}() raised {_said(error)}"), code) from None
+        goes_on = self._on_failure == "resume"
+        log.error(
+            "actor %r (process %d): %s() raised; %s",
+            self._name,
+            os.getpid(),
+            name,
+            "it goes on with the next message" if goes_on else "it ends",
+            exc_info=_without_loop(error),
+        )
+        if not goes_on:
+            raise _Stop(Ending(False, f"stopped: {name}() raised {_said(error)}", _traceback(error)), 1) from None
+
+    def _wait(self) -> None:
+        """Waits for something to do."""
+        deadline = self._timers[0][0] if self._timers else None
+        if self._owner_fd is None or self._mailbox.repair_slots():
+            soon = time.monotonic() + (_LOOK_AGAIN if self._mailbox.slots else _OWNER_AGAIN)
+            deadline = soon if deadline is None else min(deadline, soon)
+        for fd, _ in self._poll.poll(_waiting.milliseconds(deadline)):
+            if fd != self.fd:
+                self._look_up()
+        if self._attention:
+            self._attend()
+        if self._owner_fd is None:
+            self._look_up()
+
+    def _attend(self) -> None:
+        """Does what is due between two messages."""
+        if self._terminated:
+            raise _Stop(Ending(True, "was closed by SIGTERM"), 0)
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]._fire()
+        self._attention = bool(self._timers) or self._terminated
+
+    def _look_up(self) -> None:
+        """Sees to what does not come through the mailbox."""
+        if not _is_running(self._owner, self._owner_fd):
+            raise _Stop(_ORPHANED, 1)
+        self._flush()
+
+    def _flush(self) -> None:
+        for way, frames in list(self._unsent.items()):
+            try:
+                while frames and way.try_send(frames[0]):
+                    frames.popleft()
+            except ActorError:
+                frames.clear()
+            if not frames:
+                del self._unsent[way]
+                self._poll.unregister(way.file)
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: the loop will wake anyway
+            os.write(self._own.file, _wire.frame(_wire.NUDGE, b"", b""))
+
+    def _count_undelivered(self) -> None:
+        count = 0
+        while (body := self._inbox.take()) is not None or self._inbox.pull():
+            # An ask is ended by the asker itself, and what the actor meant to do next is nobody's loss.
+            count += body is not None and self._inbox.kind & ~_wire.STORED == _wire.ITEM
+        if count:
+            log.warning("actor %r has ended: %d messages that came too late were not executed", self._name, count)
+
+    def _linger(self) -> None:
+        """Waits until the askers have taken their replies, while they live and read."""
+        deadline = time.monotonic() + _LINGER
+        while self._unsent and time.monotonic() < deadline:
+            way = next(iter(self._unsent))
+            _waiting.wait(way.file, select.POLLOUT, deadline)
+            self._flush()
+
+
+def _is_running(pid: int, pidfd: int | None) -> bool:
+    if pidfd is None:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return not poll.poll(0)
+
+
+def open_process(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, where the system has such a thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
+    """What of an exception travels: itself, if it can, and its text, if it can't."""
+    try:
+        pickled = _wire.dumps(error)
+    except Exception:
+        pickled = None
+    return pickled, type(error).__qualname__, str(error), _traceback(error)
+
+
+def _without_loop(error: BaseException) -> BaseException:
+    """The exception without the loop's own line at the top of its traceback."""
+    traceback = error.__traceback__
+    return error.with_traceback(traceback.tb_next or traceback) if traceback else error
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(_without_loop(error)))
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,0 +1,320 @@
+"""The queue underneath: a `multiprocessing` queue over a named FIFO.
+
+Rules:
+
+1. A mailbox is a directory; its path is its address, so it can be sent in messages. In it are the FIFO, the inbox
+   (see `_inbox`), the slots of a bounded one (see `_slots`) and the payloads (see `_wire`).
+2. Senders only ever write to the FIFO. Only who may receive has it open for reading, so the kernel tells senders when
+   nobody is left who does.
+3. One process receives at a time. The mailbox of an actor has one reader for life. Else the reader holds a ``flock``,
+   which the kernel drops when it is killed; a reader that waits for a message waits with the lock in hand, so those
+   behind it find what it left.
+4. Where the FIFO of such a shared mailbox is full, its sender moves what is in there to the inbox, which grows. So
+   `put` waits only for ``maxsize``, and a process can exit with mail unread.
+5. The last process to let go of a mailbox removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from multiprocessing import context, reduction, util
+from multiprocessing.queues import Queue
+from queue import Empty
+from typing import Any, Generic, TypeVar
+
+from . import _inbox, _runtime, _wire
+from ._channel import Channel
+from ._inbox import Inbox
+from ._slots import ReaderSlots
+from ._waiting import deadline_in, wait
+
+T = TypeVar("T")
+
+_READ = os.O_RDONLY | os.O_NONBLOCK
+#: How often one looks again for what nothing wakes it for, in seconds.
+_LOOK_AGAIN = 0.05
+_LOCK_AGAIN = 0.002
+
+_mailboxes: weakref.WeakSet[Mailbox[Any]] = weakref.WeakSet()
+#: Held while a FIFO is open for reading and not yet in the set: no fork comes between.
+_births = threading.Lock()
+_heirloom = threading.local()
+
+
+class Mailbox(Queue, Generic[T]):
+    """A queue between processes, as `multiprocessing.Queue`, that can be sent in messages and that no kill breaks::
+
+        mailbox = Mailbox()
+        mailbox.put("hello")
+        mailbox.get()  # "hello"
+
+    It has the methods, the arguments and the exceptions of `multiprocessing.Queue`. Beyond that, it may be pickled at
+    any time, to any process of the same user on this machine; `put` pickles at once, in the caller, and raises what
+    pickling raises; and a process that is killed while it puts or gets keeps nobody else from either.
+
+    ``maxsize`` is the number of items, put and not yet got, from which on `put` waits; 0 for no limit. Raises
+    ValueError where the system can't count that far, and OSError where it can't make another mailbox.
+
+    It lives as long as some process has it. Items are delivered at most once, each sender's in their order.
+    """
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self._make(maxsize, private=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self._private:
+            return _attached, (self.directory, self._maxsize)
+        context.assert_spawning(self)
+        return _inherited, (self.directory, self._maxsize, *map(reduction.DupFd, self._descriptors()))
+
+    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
+        """Puts an item; waits, for at most ``timeout`` seconds, while the mailbox is full. Raises `queue.Full`."""
+        self._check_open()
+        self._channel.post(_wire.ITEM, b"", obj, deadline_in(timeout if block else 0))
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """Returns the next item; waits for one, for at most ``timeout`` seconds. Raises `queue.Empty`."""
+        self._check_open()
+        deadline = deadline_in(timeout if block else 0)
+        with self._sole_reader(deadline) as inbox:
+            while (body := inbox.take()) is None:
+                if not inbox.pull() and not self._wait(deadline):
+                    raise Empty
+            inbox.finish()
+            kind = inbox.kind
+            if self.slots:
+                self.slots.give()
+        item: T = _wire.unpack(self.directory, kind, body)
+        return item
+
+    def put_nowait(self, obj: T) -> None:
+        return self.put(obj, False)
+
+    def get_nowait(self) -> T:
+        return self.get(False)
+
+    def qsize(self) -> int:
+        """How many items are waiting; by the time that it is known it may have changed."""
+        if self.slots:
+            return self.slots.taken()
+        try:
+            with self._sole_reader(time.monotonic() + _LOOK_AGAIN) as inbox:
+                while inbox.pull():
+                    pass
+                return len(inbox)
+        except Empty:  # somebody holds the lock: waiting for an item, as there is none
+            return 0
+
+    def empty(self) -> bool:
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        return self.slots is not None and self.slots.taken() >= self._maxsize
+
+    def close(self) -> None:
+        """This process puts and gets no more. What it has put stays for the others."""
+        self._closed = True
+
+    def join_thread(self) -> None:
+        """Returns at once: what was put is not this process's any more. There is no thread."""
+        assert self._closed, f"{self!r} is not closed"
+
+    def cancel_join_thread(self) -> None:
+        """Does nothing, for the same reason."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {os.path.basename(self.directory)}{' closed' if self._closed else ''}>"
+
+    # What follows is between the mailbox and the other modules.
+
+    @classmethod
+    def for_actor(cls, maxsize: int) -> Mailbox[Any]:
+        """Makes a mailbox that one process reads for life: the one that is started within `bequeath`."""
+        mailbox = cls.__new__(cls)
+        mailbox._make(maxsize, private=True)
+        return mailbox
+
+    @contextlib.contextmanager
+    def bequeath(self) -> Iterator[None]:
+        """The process that this thread starts in the block becomes the reader; this one is none any more."""
+        _heirloom.mailbox = self
+        try:
+            yield
+        finally:
+            _heirloom.mailbox = None
+            self.stop_reading()
+
+    def open_inbox(self) -> Inbox:
+        """What was received, for the one process that reads."""
+        if self._inbox is None:
+            self._inbox = Inbox(f"{self.directory}/inbox", self.fifo)
+        return self._inbox
+
+    def stop_reading(self) -> None:
+        """Lets go of the FIFO; if nobody else has it, its senders learn that."""
+        fifo, self.fifo = self.fifo, -1
+        if fifo >= 0:
+            os.close(fifo)
+        if self.slots:
+            self.slots.close()
+
+    def remove(self) -> None:
+        """Removes a mailbox that nobody reads any more."""
+        self._lease.forget()
+        _runtime.remove(self.directory)
+
+    def repair_slots(self) -> bool:
+        """For a reader that has nothing left to read; returns whether to look again soon."""
+        if self.slots and self.slots.taken():
+            inbox = self.open_inbox()
+            self.slots.repair(lambda: not inbox.pull())
+            return True
+        return False
+
+    def _make(self, maxsize: int, private: bool) -> None:
+        self.directory = _runtime.home().new_mailbox()
+        try:
+            os.mkfifo(f"{self.directory}/fifo", 0o600)
+            slots = ReaderSlots.make(self.directory, maxsize) if maxsize > 0 else None
+            with _births:
+                self._attach(maxsize, private, os.open(f"{self.directory}/fifo", _READ), slots)
+            _inbox.create(f"{self.directory}/inbox", self.fifo)
+        except BaseException:
+            _runtime.remove(self.directory)
+            raise
+
+    def _attach(self, maxsize: int, private: bool, fifo: int, slots: ReaderSlots | None) -> None:
+        self._maxsize = maxsize
+        self._private = private
+        self._closed = False
+        self.fifo = fifo
+        self.slots = slots
+        self._inbox: Inbox | None = None
+        self._lock = -1
+        self._reading = threading.Lock()
+        _mailboxes.add(self)
+        self._lease = _runtime.Lease(self.directory)
+        self._channel = _OwnChannel(self)
+        self._channel.open()
+        self._after_bootstrap()
+
+    def _descriptors(self) -> list[int]:
+        return [self.fifo, self.slots.fd] if self.slots else [self.fifo]
+
+    def _after_fork(self) -> None:
+        """In the child: what the parent's descriptors stand for is the parent's."""
+        if self._private and getattr(_heirloom, "mailbox", None) is not self:
+            self.stop_reading()
+            self._lease.forget()
+            return
+        self._reading = threading.Lock()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        with contextlib.suppress(FileNotFoundError):
+            self._lease.renew()
+
+    def _after_bootstrap(self) -> None:
+        if not self._private:
+            util.Finalize(self, self._lease.release, exitpriority=2)
+            # A process of multiprocessing forgets the finalizers that it inherits.
+            util.register_after_fork(self, Mailbox._after_bootstrap)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it was not made
+            self.stop_reading()
+            if self._lock >= 0:
+                os.close(self._lock)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self!r} is closed")
+
+    def _wait(self, deadline: float | None) -> bool:
+        soon = time.monotonic() + _LOOK_AGAIN if self.repair_slots() else None
+        if deadline is None or soon is None:
+            return wait(self.fifo, select.POLLIN, deadline or soon) or soon is not None
+        return wait(self.fifo, select.POLLIN, min(deadline, soon)) or soon < deadline
+
+    @contextlib.contextmanager
+    def _sole_reader(self, deadline: float | None) -> Iterator[Inbox]:
+        """The right to read, and the inbox as the last reader left it. Raises Empty at the deadline."""
+        if not self._reading.acquire(timeout=-1 if deadline is None else max(0, deadline - time.monotonic())):
+            raise Empty
+        try:
+            if self._lock < 0:
+                self._lock = os.open(f"/proc/self/fd/{self.fifo}", _READ)
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if deadline is None else fcntl.LOCK_NB))
+                    break
+                except BlockingIOError:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise Empty from None
+                    time.sleep(_LOCK_AGAIN)
+            try:
+                inbox = self.open_inbox()
+                inbox.recover()
+                yield inbox
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        finally:
+            self._reading.release()
+
+
+class _OwnChannel(Channel):
+    """To a mailbox that its sender could read as well."""
+
+    def __init__(self, mailbox: Mailbox[Any]) -> None:
+        super().__init__(mailbox.directory, repr(mailbox))
+        self._owner = weakref.ref(mailbox)
+
+    def make_room(self, deadline: float | None) -> bool:
+        owner = self._owner()
+        assert owner is not None
+        now = time.monotonic()
+        try:
+            with owner._sole_reader(now) as inbox:
+                inbox.pull()
+            return True
+        except Empty:  # another is reading, which makes room too
+            soon = now + _LOOK_AGAIN
+            if deadline is None or soon < deadline:
+                wait(self.file, select.POLLOUT, soon)
+                return True
+            return wait(self.file, select.POLLOUT, deadline)
+
+
+def _attached(directory: str, maxsize: int) -> Mailbox[Any]:
+    mailbox: Mailbox[Any] = Mailbox.__new__(Mailbox)
+    mailbox.directory = directory
+    slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None
+    mailbox._attach(maxsize, False, os.open(f"{directory}/fifo", _READ), slots)
+    return mailbox
+
+
+def _inherited(directory: str, maxsize: int, *descriptors: Any) -> Mailbox[Any]:
+    mailbox: Mailbox[Any] = Mailbox.__new__(Mailbox)
+    mailbox.directory = directory
+    fds = [descriptor.detach() for descriptor in descriptors]
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    slots = ReaderSlots(directory, maxsize, fds[1]) if maxsize > 0 else None
+    mailbox._attach(maxsize, True, fds[0], slots)
+    return mailbox
+
+
+def _after_fork() -> None:
+    _births.release()
+    for mailbox in list(_mailboxes):
+        mailbox._after_fork()
+
+
+os.register_at_fork(before=_births.acquire, after_in_parent=_births.release, after_in_child=_after_fork)

@@ -1,0 +1,216 @@
+"""The proxy: what other processes hold of an actor. It has a method for each method of the wrapped class.
+
+A call is a message, ``(name, args, kwargs)``. It is checked against the method's signature and pickled in the
+caller: what is wrong raises there, and the actor never hears of it.
+
+A proxy pickles to its address and the name of its class. The class is imported where the proxy is used, not where it
+only travels through.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import sys
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import _wire
+from ._channel import Channel, channel
+
+if TYPE_CHECKING:
+    import inspect
+    from typing import ParamSpec, TypeVar
+
+    from ._future import Future, Replies
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+_classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
+
+
+class Proxy:
+    """Stands for an actor, in any process: calling a method sends a message and returns None at once."""
+
+    # Only dunder names: every other one is free for the wrapped class.
+    __slots__ = ("__channel__", "__target__", "__weakref__")
+    __channel__: Channel
+    #: Module and qualified name of the wrapped class.
+    __target__: tuple[str, str]
+
+    def __init__(self, way: Channel, target: tuple[str, str]) -> None:
+        self.__channel__ = way
+        self.__target__ = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _proxy, (self.__channel__.mailbox, self.__channel__.name, *self.__target__)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Proxy) and self.__channel__.mailbox == other.__channel__.mailbox
+
+    def __hash__(self) -> int:
+        return hash(self.__channel__.mailbox)
+
+    def __repr__(self) -> str:
+        return f"<proxy of {self.__target__[1]} {self.__channel__.name!r}>"
+
+    def __getattr__(self, name: str) -> Any:
+        """Makes this the proxy of its class, at the first use in a process that it was sent to."""
+        if type(self) is Proxy and not is_dunder(name):
+            self.__class__ = class_for(_imported(*self.__target__))
+            return getattr(self, name)
+        raise AttributeError(
+            f"{self.__target__[1]!r} has no method {name!r}; a proxy has methods only: to read an attribute, "
+            f"ask a method that returns it"
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not is_dunder(name):
+            raise AttributeError(f"can't set {name!r} in another process; call a method that sets it")
+        super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        if type(self) is Proxy:
+            self.__class__ = class_for(_imported(*self.__target__))
+        return list(super().__dir__())
+
+
+def wrapped_class(target: object) -> type:
+    """The class that an actor of this target wraps. Raises TypeError where that can't be."""
+    if isinstance(target, functools.partial):
+        if not isinstance(target.func, type):
+            raise TypeError(f"an actor wraps an object, its class, or a functools.partial of its class, not {target!r}")
+        return target.func
+    return target if isinstance(target, type) else type(target)
+
+
+def make(cls: type, way: Channel) -> Proxy:
+    """The proxy of an actor that wraps an instance of the class."""
+    return class_for(cls)(way, (cls.__module__, cls.__qualname__))
+
+
+def class_for(cls: type) -> type[Proxy]:
+    """The proxy class of a wrapped class, made once."""
+    found = _classes.get(cls)
+    if found is None:
+        methods = {name: _method(cls, name) for name in dir(cls) if _is_method(cls, name)}
+        members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
+        found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)
+    return found
+
+
+def _is_method(cls: type, name: str) -> bool:
+    if is_dunder(name):
+        return False
+    attribute = getattr(cls, name, None)
+    return callable(attribute) and not isinstance(attribute, type)
+
+
+def is_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def ask(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    """Calls a method of an actor and returns a `Future` of what it returns::
+
+        ask(counter.proxy.total).result(timeout=5)
+
+    ``method`` is a method of a proxy, the other arguments are the method's. They are checked and pickled here: raises
+    TypeError where they do not fit, and what pickling raises. Raises ActorClosed or ActorDied where it is known that
+    the actor takes no more messages. An exception of the method itself is raised by `Future.result`, with its type;
+    the remote traceback is its ``__cause__``.
+    """
+    proxy = getattr(method, "__self__", None)
+    check = getattr(method, "__check__", None)
+    if not isinstance(proxy, Proxy) or check is None:
+        raise TypeError(f"ask() takes a method of a proxy, as in ask(actor.proxy.method, ...), not {method!r}")
+    check(proxy, *args, **kwargs)
+    way = proxy.__channel__
+    return _replies(way.mailbox).ask(way, method.__name__, args, kwargs)
+
+
+def _replies(mailbox: str) -> Replies:
+    """Brings in the futures with the first ask: `concurrent.futures` imports more than all of pactor."""
+    global _replies
+    from ._future import replies as _replies  # type: ignore[assignment]
+
+    return _replies(mailbox)
+
+
+def _method(cls: type, name: str) -> Callable[..., None]:
+    """Makes the method of a proxy that sends the message ``name``."""
+    target = getattr(cls, name)
+    signature = _signature(cls, name)
+    check = _checker(signature, f"{cls.__qualname__}.{name}")
+    dumps, write = pickle.dumps, os.write
+
+    # The hottest function of all: one system call, and no call that can be spared.
+    def method(self: Proxy, /, *args: Any, **kwargs: Any) -> None:
+        check(self, *args, **kwargs)
+        try:
+            way = self.__channel__
+            body = dumps((name, args, kwargs), 5)
+            write(way.fd, way.headers[len(body)] + body)
+            return
+        except Exception:
+            pass  # too large, not to be pickled like that, no room now, not open, ended: there is time to see which
+        self.__channel__.post(_wire.ITEM, b"", (name, args, kwargs))
+
+    functools.update_wrapper(method, target, updated=())
+    method.__name__ = name
+    method.__signature__ = signature  # type: ignore[attr-defined]
+    method.__check__ = check  # type: ignore[attr-defined]
+    method.__function__ = getattr(target, "__func__", target)  # type: ignore[attr-defined]
+    return method
+
+
+def _signature(cls: type, name: str) -> inspect.Signature:
+    import inspect
+
+    static = inspect.getattr_static(cls, name)
+    try:
+        signature = inspect.signature(getattr(cls, name))
+    except (TypeError, ValueError):  # some that are written in C don't tell
+        return inspect.signature(lambda self, /, *args, **kwargs: None)
+    if hasattr(static, "__get__") and not isinstance(static, (staticmethod, classmethod)):
+        return signature
+    proxy = "self"
+    while proxy in signature.parameters:
+        proxy = f"_{proxy}"
+    first = inspect.Parameter(proxy, inspect.Parameter.POSITIONAL_ONLY)
+    return signature.replace(parameters=[first, *signature.parameters.values()])
+
+
+def _checker(signature: inspect.Signature, qualname: str) -> Callable[..., None]:
+    """A function that takes what the signature takes and does nothing: Python itself checks a call the fastest."""
+    import inspect
+
+    empty = inspect.Parameter.empty
+    parameters = [
+        # Defaults stay where the method is: here it only counts that there is one.
+        parameter.replace(annotation=empty, default=empty if parameter.default is empty else None)
+        for parameter in signature.parameters.values()
+    ]
+    source = str(inspect.Signature(parameters))[1:-1]
+    check: Callable[..., None] = eval(f"lambda {source}: None", {})
+    check.__name__ = check.__qualname__ = qualname
+    return check
+
+
+def _imported(module: str, qualname: str) -> type:
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    assert isinstance(found, type)
+    return found
+
+
+def _proxy(mailbox: str, name: str, module: str, qualname: str) -> Proxy:
+    cls = getattr(sys.modules.get(module), qualname, None)
+    known = class_for(cls) if isinstance(cls, type) else Proxy
+    return known(channel(mailbox, name), (module, qualname))

@@ -1,0 +1,189 @@
+"""The runtime directory: where the mailboxes of one program live.
+
+Rules:
+
+1. It is made on first use, with a random name and mode 0700, in memory (``/dev/shm``) where there is such a place. No
+   two programs share one; nothing in it is trusted before its owner and mode were checked.
+2. Every process that uses it holds a shared ``flock`` on it. The kernel drops that lock however the process ends, so
+   whoever gets the exclusive one knows that nobody else is left, and removes the directory.
+3. A program that makes its own first removes those that nobody holds any more: what a killed program left behind.
+
+A path is all the address that a mailbox needs, so one process hands it to another in a message.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from multiprocessing import util
+
+PREFIX = "pactor-"
+#: Where runtime directories are made, instead of ``/dev/shm`` or the temporary directory.
+VARIABLE = "PACTOR_DIR"
+
+
+class Lease:
+    """A directory that this process uses, and some others may: the last to release it removes it.
+
+    Raises FileNotFoundError where the directory is gone, and PermissionError where it is not this user's own.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+        self.renew()
+
+    def renew(self) -> None:
+        """Takes a lease of its own for a forked child, whose lock is the parent's."""
+        self.forget()
+        fd = _open_private(self.path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            # Whoever removes it may have had the lock first; then the name is gone, or somebody else's.
+            if not os.path.samestat(os.fstat(fd), os.stat(self.path)):
+                raise FileNotFoundError(f"{self.path} was removed")
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def release(self) -> None:
+        """Lets go of the directory; the last one removes it."""
+        if self._fd >= 0:
+            _remove_unused(self.path, self._fd)
+            self.forget()
+
+    def forget(self) -> None:
+        """Lets go without looking back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Home(Lease):
+    """A program's runtime directory."""
+
+    _mailboxes = 0
+
+    def new_mailbox(self) -> str:
+        """Makes a directory for a mailbox; returns its path."""
+        while True:
+            self._mailboxes += 1
+            path = f"{self.path}/{os.getpid()}-{self._mailboxes}"
+            try:
+                os.mkdir(path, 0o700)
+                return path
+            except FileExistsError:  # an earlier process had the same id
+                continue
+
+
+_home: Home | None = None
+
+
+def home(neighbour: str | None = None) -> Home:
+    """This process's runtime directory: joined where ``neighbour``, a mailbox's path, lives; or else made."""
+    global _home
+    if _home is None:
+        _home = Home(os.path.dirname(neighbour)) if neighbour else _make()
+        # Behind the actors' own finalizer: they end before the place that they live in.
+        util.Finalize(None, _leave, exitpriority=1)
+    return _home
+
+
+def remove(path: str) -> None:
+    """Removes a directory and all below it; what others remove meanwhile is no error."""
+    while True:
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        remove(entry.path)
+                    else:
+                        unlink(entry.path)
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # ENOTEMPTY: a sender put a file there between the look and the removal. Once the directory is gone,
+            # none can.
+            if os.path.isdir(path) and os.listdir(path) and os.access(path, os.W_OK):
+                continue
+            raise error
+        return
+
+
+def unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _make() -> Home:
+    base = os.environ.get(VARIABLE) or _base()
+    _sweep(base)
+    while True:
+        path = f"{base}/{PREFIX}{os.geteuid()}-{os.urandom(8).hex()}"
+        os.mkdir(path, 0o700)
+        try:
+            return Home(path)
+        except FileNotFoundError:  # swept between the two lines: a sweeper can't know better
+            continue
+
+
+def _base() -> str:
+    if os.access("/dev/shm", os.R_OK | os.W_OK | os.X_OK):
+        return "/dev/shm"
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
+def _sweep(base: str) -> None:
+    mine = f"{PREFIX}{os.geteuid()}-"
+    for name in os.listdir(base):
+        if name.startswith(mine):
+            path = f"{base}/{name}"
+            try:
+                fd = _open_private(path)
+            except OSError:
+                continue
+            try:
+                _remove_unused(path, fd)
+            finally:
+                os.close(fd)
+
+
+def _remove_unused(path: str, fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    remove(path)
+
+
+def _open_private(path: str) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        os.close(fd)
+        raise PermissionError(f"{path} is not a private directory of this user: refusing to trust what is in it")
+    return fd
+
+
+def _leave() -> None:
+    global _home
+    if _home is not None:
+        _home.release()
+        _home = None
+
+
+def _forget() -> None:
+    global _home
+    if _home is not None:
+        _home.forget()
+        _home = None
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,129 @@
+"""The bound of a mailbox: a slot a message, so that all senders together wait when ``maxsize`` are queued.
+
+Rules:
+
+1. The slots are bytes in a FIFO beside the mailbox's own. A sender takes one before it writes a frame, the reader
+   puts one back for each frame that it hands out. The kernel does the counting and the waking; there is no semaphore
+   that a killed process could keep.
+2. A sender that is killed between its slot and its frame takes the slot with it. So it holds a shared ``flock`` for
+   that moment, which the kernel drops: a reader that has nothing left to read, and the exclusive lock, knows that
+   every slot that is missing is lost, and puts it back.
+3. Only a reader has the FIFO open for writing: where it ends, nobody waits for a slot any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import termios
+import threading
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ._waiting import wait
+
+if TYPE_CHECKING:
+    from ._channel import Channel
+
+
+class SenderSlots:
+    """The sender's side."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.RLock()  # the flock is one for all threads
+
+    @classmethod
+    def open(cls, mailbox: str) -> SenderSlots | None:
+        """The slots of a mailbox; None where it has no bound."""
+        try:
+            return cls(os.open(f"{mailbox}/slots", os.O_RDONLY | os.O_NONBLOCK))
+        except FileNotFoundError:
+            return None
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def send(self, channel: Channel, frame: bytes, deadline: float | None) -> bool:
+        """Sends with a slot; False where there was none until the deadline."""
+        while True:
+            with self._lock:
+                fcntl.flock(self._fd, fcntl.LOCK_SH)
+                try:
+                    if self._take():
+                        # Whoever gives up now loses the slot until the reader misses it.
+                        return channel.send_without_slot(frame, deadline)
+                finally:
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+            if not wait(self._fd, select.POLLIN, deadline):
+                return False
+
+    def _take(self) -> bool:
+        try:
+            # Nothing, not even a slot: the reader is gone, and the write will say so.
+            os.read(self._fd, 1)
+            return True
+        except BlockingIOError:
+            return False
+
+
+class ReaderSlots:
+    """The reader's side."""
+
+    def __init__(self, mailbox: str, maxsize: int, fd: int = -1) -> None:
+        self.maxsize = maxsize
+        self.fd = fd if fd >= 0 else os.open(f"{mailbox}/slots", os.O_RDWR | os.O_NONBLOCK)
+
+    @classmethod
+    def make(cls, mailbox: str, maxsize: int) -> ReaderSlots:
+        """Makes the slots of a new mailbox. Raises ValueError where the system can't count that far."""
+        os.mkfifo(f"{mailbox}/slots", 0o600)
+        slots = cls(mailbox, maxsize)
+        try:
+            if hasattr(fcntl, "F_SETPIPE_SZ") and maxsize > fcntl.fcntl(slots.fd, fcntl.F_GETPIPE_SZ):
+                fcntl.fcntl(slots.fd, fcntl.F_SETPIPE_SZ, maxsize)
+            slots._put(maxsize)
+        except OSError as error:
+            raise ValueError(f"maxsize is too large for this system: {maxsize}") from error
+        return slots
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    __del__ = close
+
+    def give(self) -> None:
+        """Puts the slot of a frame back that was handed out."""
+        os.write(self.fd, b"\0")
+
+    def taken(self) -> int:
+        """How many are taken; where nothing is queued, by senders that are just sending, or were killed."""
+        return self.maxsize - _count(self.fd)
+
+    def repair(self, is_empty: Callable[[], bool]) -> None:
+        """Puts back what killed senders took with them, if nobody is sending just now and nothing is queued."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        try:
+            if is_empty():
+                self._put(self.taken())
+        finally:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def _put(self, count: int) -> None:
+        if count:
+            written = os.write(self.fd, bytes(count))
+            if written < count:
+                raise OSError(f"no room for {count} slots")
+
+
+def _count(fd: int) -> int:
+    buffer = array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, buffer)
+    return buffer[0]
