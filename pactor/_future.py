@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import os
 import pickle
 import select
+import struct
 import threading
 import time
 import weakref
@@ -33,8 +35,12 @@ from ._errors import RemoteError, RemoteTraceback
 
 R = TypeVar("R")
 
+_reply_head = _wire.REPLY_HEAD.unpack_from
+_ask_header = struct.Struct("<HBQH").pack  # a frame's header and ASK_HEAD
+
 _REPLIES = {kind | stored for kind in (_wire.VALUE, _wire.ERROR) for stored in (0, _wire.STORED)}
-_PENDING = "PENDING"  # as in concurrent.futures._base, whose states have no public name
+# As in concurrent.futures._base, whose states have no public name.
+_PENDING, _FINISHED = "PENDING", "FINISHED"
 
 
 class Future(concurrent.futures.Future[R]):
@@ -44,12 +50,23 @@ class Future(concurrent.futures.Future[R]):
     gives up waiting; the actor executes the message all the same, and its reply is dropped.
     """
 
+    # Whoever takes the future out of Replies.pending, and only he, decides it. So that needs no lock, and the
+    # condition, which costs as much as all the rest, is made when somebody wants to wait for it. First the state is
+    # set, then a condition that is there notified; he who waits makes the condition first and then looks at the state.
+
     def __init__(self, replies: Replies, number: int, way: Channel) -> None:
-        super().__init__()
+        self._state = _PENDING
+        self._result = None
+        self._exception = None
         self._waiters = _Waiters(self)
+        self._done_callbacks = []
         self._replies = replies
         self._number = number
         self._way = way
+
+    @functools.cached_property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        return self.__dict__.setdefault("_condition", threading.Condition())
 
     def result(self, timeout: float | None = None) -> R:
         """Waits for the reply and returns it; raises what the method raised.
@@ -59,15 +76,15 @@ class Future(concurrent.futures.Future[R]):
         """
         if self._state == _PENDING:
             self._replies.wait(self, timeout)
-            timeout = 0
-        return super().result(timeout)
+        if self._state == _FINISHED and self._exception is None:
+            return self._result  # type: ignore[return-value]
+        return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Waits for the reply; returns what the method raised, or None."""
         if self._state == _PENDING:
             self._replies.wait(self, timeout)
-            timeout = 0
-        return super().exception(timeout)
+        return super().exception(0)
 
     def done(self) -> bool:
         """Whether the reply is there, or will not come."""
@@ -76,15 +93,25 @@ class Future(concurrent.futures.Future[R]):
         return super().done()
 
     def cancel(self) -> bool:
-        if not super().cancel():
-            return False
         if self._replies.forget(self._number):
+            super().cancel()
             self.set_running_or_notify_cancel()
-        return True
+        return self.cancelled()
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R]], object]) -> None:
         super().add_done_callback(fn)
         self._replies.help(self)
+
+    def _finish(self, value: object, error: BaseException | None) -> None:
+        """Decides the future: for him who took it out of the pending."""
+        self._result, self._exception = value, error  # type: ignore[assignment]
+        self._state = _FINISHED
+        if "_condition" in self.__dict__:
+            with self._condition:
+                for waiter in self._waiters:
+                    (waiter.add_exception if error else waiter.add_result)(self)
+                self._condition.notify_all()
+            self._invoke_callbacks()  # type: ignore[attr-defined]
 
 
 class _Waiters(list[Any]):
@@ -111,6 +138,7 @@ class Replies:
         # One writer for as long as there is a reader, or else poll reports the writers' end.
         self._writer = os.open(f"{mailbox}/fifo", os.O_WRONLY | os.O_NONBLOCK)
         self._capacity = _wire.capacity(self.fd)
+        self._ask_size = _wire.HEADER_SIZE + _wire.ASK_HEAD.size + len(self._address)
         self._numbers = itertools.count()
         self._pending: dict[int, Future[Any]] = {}
         self._leading = threading.Lock()
@@ -118,6 +146,7 @@ class Replies:
         self._helped: set[int] = set()
         self._helper: threading.Thread | None = None
         self._helping = threading.Lock()
+        self._patience = _waiting.Patience()
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
         self._watched: dict[int, weakref.ref[Channel]] = {}
@@ -133,11 +162,20 @@ class Replies:
         if not number % 64:
             self.read_now()  # asked and never looked at, the replies must not pile up
         future = self._pending[number] = Future(self, number, way)
+        message = (name, args, kwargs)
         try:
-            way.post(_wire.ASK, _wire.ASK_HEAD.pack(number, len(self._address)) + self._address, (name, args, kwargs))
-        except BaseException:
-            self.forget(number)
-            raise
+            body = pickle.dumps(message, 5)
+            size = self._ask_size + len(body)
+            if size > _wire.MAX_FRAME or way.headers is not _wire.ITEM_HEADERS:
+                raise ValueError
+            os.write(way.fd, _ask_header(size, _wire.ASK, number, len(self._address)) + self._address + body)
+        except Exception:  # as in Proxy's methods: there is more to do
+            try:
+                way.post(_wire.ASK, _wire.ASK_HEAD.pack(number, len(self._address)) + self._address, message)
+            except BaseException as error:
+                self.forget(number)
+                error.__context__ = None
+                raise
         watched = self._watched.get(way.file)
         if watched is None or watched() is not way:
             self._watched[way.file] = weakref.ref(way)
@@ -181,7 +219,7 @@ class Replies:
         """Hands out what has arrived; waits for nothing."""
         if self.fd >= 0 and self.claim():
             try:
-                self._lead(lambda: True, 0)
+                self._lead(lambda: False, 0)
             finally:
                 self.release()
 
@@ -217,19 +255,21 @@ class Replies:
         return True
 
     def _lead(self, done: Callable[[], bool], deadline: float | None) -> None:
-        others = {reader.fd: reader for reader in _waiting.readers if reader is not self and reader.claim()}
-        for fd in others:
-            self._poll.register(fd, select.POLLIN)
+        others = {}
+        if len(_waiting.readers) > 1:
+            others = {reader.fd: reader for reader in _waiting.readers if reader is not self and reader.claim()}
+            for fd in others:
+                self._poll.register(fd, select.POLLIN)
         try:
-            while True:
-                for fd, _ in self._poll.poll(_waiting.milliseconds(deadline)):
+            while not done():
+                for fd, _ in self._patience.poll(self._poll, deadline):
                     if fd == self.fd:
                         self.read()
                     elif fd in others:
                         others[fd].read()
                     else:
                         self._bury(fd)
-                if done() or (deadline is not None and time.monotonic() >= deadline):
+                if deadline is not None and time.monotonic() >= deadline:
                     return
         finally:
             for fd, reader in others.items():
@@ -265,11 +305,11 @@ class Replies:
         way.end()
         for number, future in list(self._pending.items()):
             if future._way is way:
-                self._pending.pop(number, None)
-                self._finish(future, None, way.error())
+                if self.forget(number):
+                    future._finish(None, way.error())
 
     def _resolve(self, kind: int, data: bytes) -> None:
-        (number,) = _wire.REPLY_HEAD.unpack_from(data)
+        (number,) = _reply_head(data)
         body = data[_wire.REPLY_HEAD.size :]
         future = self._pending.pop(number, None)
         if future is None:
@@ -284,15 +324,8 @@ class Replies:
         except Exception as failure:
             error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")
             error.__cause__ = failure
-        self._finish(future, value, error)
-
-    def _finish(self, future: Future[Any], value: object, error: BaseException | None) -> None:
-        self._helped.discard(future._number)
-        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled this moment
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
+        self._helped.discard(number)
+        future._finish(value, error)
 
 
 _replies: Replies | None = None

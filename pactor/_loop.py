@@ -27,6 +27,7 @@ import os
 import pickle
 import select
 import signal
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,10 @@ _LOOK_AGAIN = 0.05
 _OWNER_AGAIN = 0.5
 
 _ORPHANED = Ending(False, "ended, as the process that owned it is gone")
+
+_ask_head = _wire.ASK_HEAD.unpack_from
+_reply_header = struct.Struct("<HBQ").pack  # a frame's header and REPLY_HEAD
+_REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
 
 
 class _Stop(BaseException):
@@ -121,8 +126,9 @@ class Loop:
         self._timer_numbers = itertools.count()
         # Whether something is to be looked at between two messages.
         self._attention = False
-        self._askers: dict[str, _channel.Channel] = {}
+        self._askers: dict[bytes, _channel.Channel] = {}
         self._unsent: dict[_channel.Channel, collections.deque[bytes]] = {}
+        self._patience = _waiting.Patience()
         self._poll = select.poll()
         self._poll.register(mailbox.fifo, select.POLLIN)
         self._owner_fd = open_process(owner)
@@ -155,8 +161,7 @@ class Loop:
             for _ in range(_LOOK_UP):
                 body = take()
                 if body is None:
-                    if not inbox.pull():
-                        self._wait()
+                    self._wait()
                     continue
                 if inbox.kind == _wire.ITEM and slots is None:  # by far the most: no call that can be spared
                     try:
@@ -168,6 +173,8 @@ class Loop:
                             getattr(obj, name)(*args, **kwargs)
                         except BaseException as error:
                             self._failed(name, error)
+                elif inbox.kind == _wire.ASK and slots is None:
+                    self._answer(_wire.ASK, body)
                 else:
                     self._receive(inbox.kind, body)
                 if self._attention:
@@ -219,10 +226,7 @@ class Loop:
         if kind & _wire.KIND == _wire.ITEM:
             self._tell(kind, body)
         elif kind & _wire.KIND == _wire.ASK:
-            number, length = _wire.ASK_HEAD.unpack_from(body)
-            start = _wire.ASK_HEAD.size
-            asker = body[start : start + length].decode()
-            self._answer(kind, body[start + length :], asker, number)
+            self._answer(kind, body)
 
     def _tell(self, kind: int, body: bytes) -> None:
         try:
@@ -234,10 +238,13 @@ class Loop:
         except BaseException as error:
             self._failed(name, error)
 
-    def _answer(self, kind: int, body: bytes, asker: str, number: int) -> None:
+    def _answer(self, kind: int, body: bytes) -> None:
+        number, length = _ask_head(body)
+        end = _wire.ASK_HEAD.size + length
+        asker = body[_wire.ASK_HEAD.size : end]
         name = "a message"
         try:
-            name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body)
+            name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body[end:])
             value = getattr(self._object, name)(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
@@ -250,20 +257,29 @@ class Loop:
                 text = f"{name}() returned {_shown(value)}, which can't be sent: {_said(error)}"
                 self._reply(asker, number, _wire.ERROR, (None, type(error).__name__, text, _traceback(error)))
 
-    def _reply(self, asker: str, number: int, kind: int, value: object) -> None:
+    def _reply(self, asker: bytes, number: int, kind: int, value: object) -> None:
         """Sends a reply; raises what pickling raises."""
-        way = self._askers.pop(asker, None) or _channel.channel(asker, "asker")
-        self._askers[asker] = way
-        if len(self._askers) > _ASKERS:
-            del self._askers[next(iter(self._askers))]
+        way = self._askers.get(asker)
+        if way is None:
+            way = self._askers[asker] = _channel.channel(asker.decode(), "asker")
+            if len(self._askers) > _ASKERS:
+                del self._askers[next(iter(self._askers))]
+        try:
+            data = pickle.dumps(value, 5)
+            size = _REPLY_SIZE + len(data)
+            if size <= _wire.MAX_FRAME:
+                os.write(way.fd, _reply_header(size, kind, number) + data)
+                return
+        except Exception:
+            pass  # as in Proxy's methods: there is more to do
         with contextlib.suppress(ActorError):  # the asker is gone, and nobody waits any more
             frame = way.pack(kind, _wire.REPLY_HEAD.pack(number), value)
-            unsent = self._unsent.get(way)
-            if unsent is not None:
-                unsent.append(frame)
-            elif not way.try_send(frame):
-                self._unsent[way] = collections.deque([frame])
+            if way not in self._unsent:
+                if way.try_send(frame):
+                    return
+                self._unsent[way] = collections.deque()
                 self._poll.register(way.file, select.POLLOUT)
+            self._unsent[way].append(frame)
 
     def _unreadable(self, error: Exception) -> None:
         log.error(
@@ -295,8 +311,10 @@ class Loop:
         if self._owner_fd is None or self._mailbox.repair_slots():
             soon = time.monotonic() + (_LOOK_AGAIN if self._mailbox.slots else _OWNER_AGAIN)
             deadline = soon if deadline is None else min(deadline, soon)
-        for fd, _ in self._poll.poll(_waiting.milliseconds(deadline)):
-            if fd != self.fd:
+        for fd, _ in self._patience.poll(self._poll, deadline):
+            if fd == self.fd:
+                self._inbox.pull()
+            else:
                 self._look_up()
         if self._attention:
             self._attend()

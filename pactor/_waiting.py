@@ -3,10 +3,13 @@
 Two processes that wait for room in each other's mailboxes would wait for ever if neither read its own. So whoever
 waits in pactor, for whatever, goes on reading what comes to its own process: an actor its mailbox, an asker its
 replies. Both register here.
+A wait that sleeps costs two trips to the scheduler, several times as much as a message. So `Patience` looks a few
+more times before it sleeps, for as long as that has lately been worth it.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from typing import Protocol
@@ -48,6 +51,35 @@ def wait(fd: int, event: int, deadline: float | None) -> bool:
     finally:
         for reader in claimed.values():
             reader.release()
+
+
+class Patience:
+    """Polls a while before it sleeps, where what it waits for has lately come soon."""
+
+    #: One look takes about 1 us, a sleep and a wake 20 to 50.
+    LOOKS = 50
+    #: So many waits at most go straight to sleep after a look in vain: 1,000 messages a second cost under 2% of a core.
+    MAX_REST = 64
+
+    def __init__(self) -> None:
+        self._rest = 0
+        self._next_rest = 1
+
+    def poll(self, poll: select.poll, deadline: float | None) -> list[tuple[int, int]]:
+        """The events of ``poll``; waits for one until the deadline."""
+        if self._rest:
+            self._rest -= 1
+        else:
+            look, give_way = poll.poll, os.sched_yield
+            for _ in range(self.LOOKS):
+                events = look(0)
+                if events:
+                    self._next_rest = 1
+                    return events
+                give_way()
+            self._rest = self._next_rest
+            self._next_rest = min(2 * self._next_rest, self.MAX_REST)
+        return poll.poll(milliseconds(deadline))
 
 
 def milliseconds(deadline: float | None) -> float | None:
