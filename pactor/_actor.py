@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: How long a process may take from the end of its mailbox to its own, in seconds, to be asked for its exit code.
+_GONE = 1.0
+
 _numbers: dict[str, itertools.count[int]] = {}
 _running: list[Actor[Any]] = []
 
@@ -59,7 +62,7 @@ class Actor(Generic[T]):
 
     @overload
     def __init__(
-        self: Actor[T],
+        self,
         target: type[T] | functools.partial[T],
         /,
         *,
@@ -71,7 +74,7 @@ class Actor(Generic[T]):
 
     @overload
     def __init__(
-        self: Actor[T],
+        self,
         target: T,
         /,
         *,
@@ -107,6 +110,7 @@ class Actor(Generic[T]):
             self._process = start.Process(target=_loop.main, args=arguments, name=self._name, daemon=False)
             self._way = _channel.channel(self._mailbox.directory, self._name)
             self._way.open()
+            self._way.find_ending = self._find_ending
             with self._mailbox.bequeath(), _without_ctrl_c():
                 self._process.start()
             _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
@@ -220,11 +224,20 @@ class Actor(Generic[T]):
             return
         _running.remove(self)
         mailbox = self._mailbox.directory
-        ending = _ending.read(mailbox) or _ending.of_exit(self._process.exitcode, self.pid)
+        ending = self._find_ending(mailbox)
         self._way.end(ending)
+        self._way.find_ending = _ending.find
         self._mailbox.remove()
         if not ending.closed:
             _ending.leave(mailbox, ending)
+
+    def _find_ending(self, mailbox: str) -> _ending.Ending:
+        """How it ended, once its mailbox has no reader: the process is gone or about to go."""
+        if note := _ending.read(mailbox):
+            return note
+        self._process.join(_GONE)
+        exitcode = self._process.exitcode
+        return _ending.UNKNOWN if exitcode is None else _ending.of_exit(exitcode, self.pid)
 
 
 def _check(name: str | None, maxsize: int, on_failure: str) -> None:

@@ -12,6 +12,7 @@ import os
 import select
 import threading
 import weakref
+from collections.abc import Callable
 from queue import Full
 
 from . import _ending, _wire
@@ -45,6 +46,8 @@ class Channel:
         self.headers = _wire.ITEM_HEADERS
         self.file = -1
         self.ending: _ending.Ending | None = None
+        #: The owner knows more than others.
+        self.find_ending: Callable[[str], _ending.Ending] = _ending.find
         self._slots: SenderSlots | None = None
         self._is_reader = False
 
@@ -149,7 +152,7 @@ class Channel:
     def end(self, ending: _ending.Ending | None = None) -> None:
         """Notes that nothing goes this way any more, and why; looks for the reason where it is not given."""
         if self.ending is None:
-            self.ending = ending or _ending.find(self.mailbox)
+            self.ending = ending or self.find_ending(self.mailbox)
         self.fd = -1  # the file stays open until nobody has the channel: another thread may be about to write
 
     def error(self) -> Exception:

@@ -59,14 +59,15 @@ class Future(concurrent.futures.Future[R]):
         self._result = None
         self._exception = None
         self._waiters = _Waiters(self)
-        self._done_callbacks = []
+        self._done_callbacks: list[Callable[[concurrent.futures.Future[R]], object]] = []
         self._replies = replies
         self._number = number
         self._way = way
 
     @functools.cached_property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        return self.__dict__.setdefault("_condition", threading.Condition())
+        condition: threading.Condition = self.__dict__.setdefault("_condition", threading.Condition())
+        return condition
 
     def result(self, timeout: float | None = None) -> R:
         """Waits for the reply and returns it; raises what the method raised.

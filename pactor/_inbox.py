@@ -150,7 +150,8 @@ class Inbox:
         start = _FRAMES + position
         size, self.kind = _frame_header(self._mapping, start)
         if not _wire.HEADER_SIZE <= size <= self._end - position:
-            return self._discard()
+            self._discard()
+            return None
         self._words[_WORD] = position << 2 | EXECUTING
         self._position = position + size
         return self._mapping[start + _wire.HEADER_SIZE : start + size]

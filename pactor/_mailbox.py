@@ -24,7 +24,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from multiprocessing import context, reduction, util
+from multiprocessing import reduction, util
+from multiprocessing.context import assert_spawning
 from multiprocessing.queues import Queue
 from queue import Empty
 from typing import Any, Generic, TypeVar
@@ -48,7 +49,7 @@ _births = threading.Lock()
 _heirloom = threading.local()
 
 
-class Mailbox(Queue, Generic[T]):
+class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subscripted at run time
     """A queue between processes, as `multiprocessing.Queue`, that can be sent in messages and that no kill breaks::
 
         mailbox = Mailbox()
@@ -65,13 +66,18 @@ class Mailbox(Queue, Generic[T]):
     It lives as long as some process has it. Items are delivered at most once, each sender's in their order.
     """
 
+    directory: str
+    fifo: int
+    slots: ReaderSlots | None
+    _inbox: Inbox | None
+
     def __init__(self, maxsize: int = 0) -> None:
         self._make(maxsize, private=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._private:
             return _attached, (self.directory, self._maxsize)
-        context.assert_spawning(self)
+        assert_spawning(self)
         return _inherited, (self.directory, self._maxsize, *map(reduction.DupFd, self._descriptors()))
 
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
@@ -196,7 +202,7 @@ class Mailbox(Queue, Generic[T]):
         self._closed = False
         self.fifo = fifo
         self.slots = slots
-        self._inbox: Inbox | None = None
+        self._inbox = None
         self._lock = -1
         self._reading = threading.Lock()
         _mailboxes.add(self)

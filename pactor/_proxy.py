@@ -135,7 +135,7 @@ def ask(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[
 def _replies(mailbox: str) -> Replies:
     """Brings in the futures with the first ask: `concurrent.futures` imports more than all of pactor."""
     global _replies
-    from ._future import replies as _replies  # type: ignore[assignment]
+    from ._future import replies as _replies  # pyright: ignore[reportAssignmentType]
 
     return _replies(mailbox)
 

@@ -22,6 +22,7 @@ class Reader(Protocol):
 
     def claim(self) -> bool:
         """Claims the right to read; False where another thread has it, or this one may not."""
+        ...
 
     def read(self) -> object:
         """Reads what there is, without waiting."""

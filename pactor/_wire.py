@@ -18,16 +18,15 @@ import itertools
 import mmap
 import os
 import pickle
+import select
 import struct
 import weakref
 from multiprocessing.reduction import ForkingPickler
 from collections.abc import Iterator
 from typing import Any
 
-try:
-    from select import PIPE_BUF as MAX_FRAME
-except ImportError:  # the least that POSIX allows
-    MAX_FRAME = 512
+#: PIPE_BUF; 512 is the least that POSIX allows.
+MAX_FRAME: int = getattr(select, "PIPE_BUF", 512)
 
 HEADER = struct.Struct("<HB")
 HEADER_SIZE = HEADER.size
@@ -112,7 +111,8 @@ def store(directory: str, obj: object) -> bytes:
         import io
 
         file = io.BytesIO()
-        ForkingPickler(file, 5, buffer_callback=out_of_band).dump(obj)
+        pickler: Any = ForkingPickler  # its stub knows no buffer_callback
+        pickler(file, 5, buffer_callback=out_of_band).dump(obj)
         body = file.getbuffer()
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     parts: list[Any] = [_U64.pack(len(buffers)), _U64.pack(len(body)), index, body]

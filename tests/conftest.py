@@ -1,0 +1,84 @@
+"""What every test is given, and held to: that it leaves no process, descriptor, thread, file or mailbox."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import pathlib
+import threading
+
+import pytest
+from support import Counter, eventually
+
+from pactor import Actor, _runtime, ask
+
+METHODS = ("fork", "forkserver", "spawn")
+
+
+@pytest.fixture(params=METHODS)
+def context(request):
+    """A context of multiprocessing, for each start method."""
+    return multiprocessing.get_context(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _started():
+    """Has everything running that a process of pactor and of multiprocessing keeps: it is no leak."""
+    for method in METHODS:
+        with Actor(Counter(), context=multiprocessing.get_context(method)) as actor:
+            assert ask(actor.proxy.total).result(timeout=60) == 0
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(_started, tmp_path_factory):
+    """Fails a test that leaves something behind."""
+    before = _things()
+    yield
+    gc.collect()
+    # What was killed needs a moment to be gone.
+    eventually(lambda: not _things() - before, lambda: f"left behind: {sorted(_things() - before)}")
+
+
+def _things():
+    home = pathlib.Path(_runtime.home().path)
+    return {
+        *(f"process {pid}: {name}" for pid, name in _children()),
+        *(f"descriptor {fd}: {target}" for fd, target in _descriptors()),
+        *(f"thread {thread.name}" for thread in threading.enumerate()),
+        # An actor that died leaves word why: a directory with a note, no more.
+        *(str(path) for path in home.rglob("*") if path.name != "note" and [*_names(path)] != ["note"]),
+    }
+
+
+def _names(path):
+    return [child.name for child in path.iterdir()] if path.is_dir() else []
+
+
+def _children():
+    """All processes that come from this one, but for the helpers that multiprocessing keeps."""
+    parents = {}
+    names = {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            status, command = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        pid = int(entry.name)
+        parents[pid] = int(status.rpartition(")")[2].split()[1])
+        names[pid] = command.replace(b"\0", b" ").decode(errors="replace")
+    for pid, name in names.items():
+        ancestor = parents[pid]
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        helper = "resource_tracker" in name or ("forkserver" in name and parents[pid] == os.getpid())
+        if ancestor == os.getpid() and not helper:
+            yield pid, name
+
+
+def _descriptors():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            yield int(name), os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue

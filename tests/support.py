@@ -1,0 +1,88 @@
+"""The objects that the tests wrap, and how they wait. Importable in every process, whatever its start method."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import time
+
+LIMIT = 30  # seconds; nothing here takes a tenth of that on an idle machine
+
+
+def eventually(condition, message=lambda: "it did not come true", limit=LIMIT):
+    """Waits until the condition holds; fails where it does not in time."""
+    deadline = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < deadline, message()
+        time.sleep(0.005)
+    return value
+
+
+class Counter:
+    """Counts."""
+
+    def __init__(self, start=0):
+        self.value = start
+
+    def add(self, n=1):
+        """Adds n."""
+        self.value += n
+
+    def total(self):
+        return self.value
+
+
+class Recorder:
+    """Remembers what it was told, and does what it is asked to."""
+
+    def __init__(self):
+        self.seen = []
+
+    def note(self, *items):
+        self.seen.append(items if len(items) != 1 else items[0])
+
+    def all(self):
+        return self.seen
+
+    def echo(self, value=None):
+        return value
+
+    def pid(self):
+        return os.getpid()
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return seconds
+
+    def fail(self, error):
+        raise error
+
+    def kill(self, number=signal.SIGKILL):
+        faulthandler.disable()  # what it would print of a SIGSEGV is no news
+        os.kill(os.getpid(), number)
+
+    def exit(self, code):
+        os._exit(code)
+
+    def note_and_repeat(self, n):
+        self.seen.append(n)
+        if n > 1:
+            self.enqueue(self.note_and_repeat, n - 1)
+
+    def enqueue_many(self, n):
+        for i in range(n):
+            self.enqueue(self.note, i)
+
+    def tell(self, proxy, *items):
+        proxy.note(*items)
+
+    def wait_for(self, gate):
+        """Says that it waits, with a file beside the gate, and blocks until the gate is there."""
+        open(f"{gate}.reached", "w").close()
+        eventually(lambda: os.path.exists(gate))
+
+
+def reached(gate):
+    """Waits until somebody waits for the gate."""
+    eventually(lambda: os.path.exists(f"{gate}.reached"))

@@ -1,0 +1,513 @@
+"""The Actor: made, owned, closed, and gone."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from support import LIMIT, Counter, Recorder, eventually, reached
+
+from pactor import Actor, ActorClosed, ActorDied, ActorError, ask
+
+
+@pytest.mark.parametrize(
+    "target", [Counter(3), Counter, functools.partial(Counter, 3)], ids=["instance", "class", "partial"]
+)
+def test_wraps_an_instance_a_class_or_a_partial(context, target):
+    with Actor(target, context=context) as actor:
+        actor.proxy.add(2)
+        assert (2 if target is Counter else 5) == ask(actor.proxy.total).result(LIMIT)
+
+
+def test_works_on_a_copy():
+    mine = Counter(1)
+    with Actor(mine) as actor:
+        actor.proxy.add()
+        assert 2 == ask(actor.proxy.total).result(LIMIT)
+    assert 1 == mine.value
+
+
+def test_forwards_unknown_names_to_its_proxy():
+    with Actor(Counter()) as actor:
+        actor.add(2)
+        assert 2 == ask(actor.total).result(LIMIT)
+        assert "add" in dir(actor)
+        with pytest.raises(AttributeError, match="Counter.*no method 'nothing'"):
+            actor.nothing()
+
+
+def test_default_names_count_and_given_ones_are_kept():
+    class_name = type("Named", (Counter,), {"__module__": __name__})
+    globals()["Named"] = class_name
+    with Actor(class_name()) as one, Actor(class_name()) as two, Actor(class_name(), name="three") as three:
+        assert ["Named-1", "Named-2", "three"] == [one.name, two.name, three.name]
+        assert "three" in repr(three) and str(three.pid) in repr(three)
+
+
+def test_runs_in_a_process_of_its_own(context):
+    with Actor(Recorder(), context=context) as actor:
+        assert actor.is_alive()
+        assert actor.exitcode is None
+        assert actor.pid == ask(actor.proxy.pid).result(LIMIT) != os.getpid()
+        actor.close()
+        assert actor.join(LIMIT)
+        assert not actor.is_alive()
+        assert 0 == actor.exitcode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"name": 3}, TypeError),
+        ({"maxsize": "3"}, TypeError),
+        ({"maxsize": -1}, ValueError),
+        ({"on_failure": "restart"}, ValueError),
+        ({"maxsize": 10**9}, ValueError),
+    ],
+)
+def test_bad_arguments_raise_and_leave_nothing(arguments, error):
+    with pytest.raises(error):
+        Actor(Counter(), **arguments)
+
+
+class HasEnqueue:
+    def enqueue(self):
+        pass
+
+
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 0
+
+    def add(self):
+        self.value += 1
+        if self.value < 3:
+            self.enqueue(self.add)
+
+    def total(self):
+        return self.value
+
+
+class SlotsWithEnqueue(Slots):
+    __slots__ = ("enqueue", "enqueue_later")
+
+
+class Frozen(Slots):
+    def __setattr__(self, name, value):
+        if name != "value":
+            raise AttributeError(f"can't set {name}")
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize("target", [[], 3, "text", HasEnqueue(), len, functools.partial(len), None])
+def test_what_cannot_get_an_enqueue_raises_type_error(target):
+    with pytest.raises(TypeError):
+        Actor(target)
+
+
+@pytest.mark.parametrize("cls", [Slots, SlotsWithEnqueue, Frozen])
+def test_enqueue_finds_a_place_in_unusual_classes(context, cls):
+    with Actor(cls, context=context) as actor:
+        actor.proxy.add()
+        eventually(lambda: ask(actor.proxy.total).result(LIMIT) == 3)
+
+
+@pytest.mark.parametrize("target", [Recorder(), lambda: None, threading.Lock()], ids=["local", "lambda", "lock"])
+def test_a_target_that_cannot_be_pickled_raises_in_the_caller(target):
+    if isinstance(target, Recorder):
+        target.handle = lambda: None
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        Actor(target)
+
+
+class WithPrimitives:
+    """Holds what multiprocessing shares with a process only when it starts."""
+
+    def __init__(self, context):
+        self.lock, self.queue, self.event = context.Lock(), context.Queue(), context.Event()
+
+    def use(self):
+        with self.lock:
+            self.queue.put("from the actor")
+        self.event.set()
+
+
+def test_a_target_may_hold_locks_queues_and_events_of_multiprocessing(context):
+    target = WithPrimitives(context)
+    with Actor(target, context=context) as actor:
+        actor.proxy.use()
+        assert "from the actor" == target.queue.get(timeout=LIMIT)
+        assert target.event.wait(LIMIT)
+    target.queue.close()
+    target.queue.join_thread()
+
+
+def test_an_actor_is_not_picklable_and_says_what_is():
+    with Actor(Counter()) as actor, pytest.raises(TypeError, match=r"\.proxy"):
+        pickle.dumps(actor)
+
+
+def test_close_executes_what_was_queued_before(context, tmp_path):
+    gate = tmp_path / "gate"
+    actor = Actor(Recorder(), context=context)
+    actor.proxy.wait_for(gate)
+    for i in range(10_000):
+        if i == 100:
+            gate.touch()  # from here on the mailbox is drained
+        actor.proxy.note(i)
+    everything = ask(actor.proxy.all)
+    actor.close()
+    assert list(range(10_000)) == everything.result(LIMIT)
+    assert actor.join(LIMIT)
+
+
+def test_close_does_not_wait_for_room_in_a_full_mailbox(tmp_path):
+    gate = tmp_path / "gate"
+    with Actor(Recorder()) as actor:
+        actor.proxy.wait_for(gate)
+        flooder = threading.Thread(target=_flood_until_closed, args=(actor.proxy,))
+        flooder.start()
+        way = actor._way
+        eventually(lambda: not way.try_send(b"\x03\0\x06"))  # nudges, until there is no room
+        actor.close()
+        gate.touch()
+        assert actor.join(LIMIT)
+        flooder.join(LIMIT)
+
+
+def _flood_until_closed(proxy):
+    with pytest.raises(ActorError):
+        while True:
+            proxy.note(0)
+
+
+def test_close_twice_and_by_several_threads_is_once():
+    actor = Actor(Counter())
+    threads = [threading.Thread(target=actor.close) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    actor.close()
+    assert actor.join(LIMIT)
+    assert 0 == actor.exitcode
+
+
+def test_sends_to_a_closed_actor_raise():
+    actor = Actor(Counter(), name="gone")
+    actor.close()
+    for send in (actor.proxy.add, lambda: ask(actor.proxy.total)):
+        with pytest.raises(ActorClosed, match="'gone' is closed"):
+            send()
+    actor.join()
+    with pytest.raises(ActorClosed, match="'gone' is closed"):
+        actor.proxy.add()
+
+
+def test_join_says_whether_it_has_ended(tmp_path):
+    gate = tmp_path / "gate"
+    with Actor(Recorder()) as actor:
+        actor.proxy.wait_for(gate)
+        actor.close()
+        assert not actor.join(timeout=0.01)
+        gate.touch()
+        assert actor.join(timeout=LIMIT)
+        assert actor.join()
+
+
+def test_join_receives_replies_that_are_still_due():
+    actor = Actor(Recorder())
+    futures = [ask(actor.proxy.echo, bytes(1000)) for _ in range(300)]
+    actor.close()
+    assert actor.join(LIMIT)
+    assert [bytes(1000)] * 300 == [future.result(0) for future in futures]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_an_ask_to_a_killed_actor_fails_and_names_the_signal(context, number):
+    with Actor(Recorder(), context=context, name="victim") as actor:
+        with pytest.raises(ActorDied, match=rf"'victim' died.*{number.name}"):
+            ask(actor.proxy.kill, number).result(LIMIT)
+        assert actor.join(LIMIT)
+        assert -number == actor.exitcode
+        with pytest.raises(ActorDied, match=number.name):
+            actor.proxy.note(1)
+
+
+def test_kill_ends_it_at_once():
+    with Actor(Recorder()) as actor:
+        reply = ask(actor.proxy.sleep, 1000)
+        actor.kill()
+        with pytest.raises(ActorDied, match="SIGKILL"):
+            reply.result(LIMIT)
+        assert -signal.SIGKILL == eventually(lambda: actor.exitcode)
+
+
+def test_an_exit_code_is_named(context):
+    with Actor(Recorder(), context=context) as actor:
+        with pytest.raises(ActorDied, match="exit code 7"):
+            ask(actor.proxy.exit, 7).result(LIMIT)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_sys_exit_in_a_method_ends_the_actor(code):
+    with Actor(Recorder()) as actor:
+        with pytest.raises(ActorDied, match=r"ended itself: fail\(\) raised SystemExit"):
+            ask(actor.proxy.fail, SystemExit(code)).result(LIMIT)
+        assert actor.join(LIMIT)
+        assert code == actor.exitcode
+
+
+def test_sigterm_ends_it_behind_the_message_in_execution(context, tmp_path):
+    gate = tmp_path / "gate"
+    with Actor(Recorder(), context=context) as actor:
+        ask(actor.proxy.pid).result(LIMIT)
+        executing = ask(actor.proxy.wait_for, gate)
+        queued = ask(actor.proxy.pid)
+        reached(gate)
+        os.kill(actor.pid, signal.SIGTERM)
+        gate.touch()
+        assert executing.result(LIMIT) is None
+        with pytest.raises(ActorClosed, match="SIGTERM"):
+            queued.result(LIMIT)
+        assert actor.join(LIMIT)
+        assert 0 == actor.exitcode
+
+
+def test_resume_goes_on_with_the_next_message(context, capfd):
+    with Actor(Recorder(), context=context, name="clumsy") as actor:
+        actor.proxy.fail(ValueError("what was told"))
+        actor.proxy.note(1)
+        assert [1] == ask(actor.proxy.all).result(LIMIT)
+    error = capfd.readouterr().err
+    assert "'clumsy'" in error and "fail() raised" in error and "ValueError: what was told" in error
+    assert "_loop.py" not in error
+
+
+def test_stop_ends_the_actor_and_names_the_exception(context, capfd):
+    with Actor(Recorder(), context=context, on_failure="stop") as actor:
+        actor.proxy.fail(ValueError("what was told"))
+        reply = ask(actor.proxy.all)
+        with pytest.raises(ActorDied, match=r"stopped: fail\(\) raised ValueError: what was told") as caught:
+            reply.result(LIMIT)
+        assert "in fail" in str(caught.value.__cause__)
+        assert actor.join(LIMIT)
+        assert 1 == actor.exitcode
+    assert "ValueError: what was told" in capfd.readouterr().err
+
+
+def test_stop_does_not_concern_what_an_asker_is_told():
+    with Actor(Recorder(), on_failure="stop") as actor:
+        with pytest.raises(ValueError):
+            ask(actor.proxy.fail, ValueError()).result(LIMIT)
+        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
+
+
+class FailsToStart:
+    def __init__(self):
+        raise ValueError("no way")
+
+    def method(self):
+        pass
+
+
+def test_a_failing_init_is_told_by_the_first_ask(context, capfd):
+    with Actor(FailsToStart, context=context, name="stillborn") as actor:
+        with pytest.raises(ActorDied, match="'stillborn' could not start: ValueError: no way") as caught:
+            ask(actor.proxy.method).result(LIMIT)
+        assert "in __init__" in str(caught.value.__cause__)
+        assert actor.join(LIMIT)
+        assert 1 == actor.exitcode
+    assert "ValueError: no way" in capfd.readouterr().err
+
+
+class Owner:
+    """An actor that makes actors."""
+
+    def __init__(self):
+        self.child = None
+
+    def make(self, method):
+        self.child = Actor(Counter(), context=multiprocessing.get_context(method))
+        return self.child.proxy
+
+    def pids(self):
+        return os.getpid(), self.child.pid
+
+
+def test_an_actor_can_own_actors(context):
+    with Actor(Owner(), context=context) as owner:
+        proxy = ask(owner.proxy.make, context.get_start_method()).result(LIMIT)
+        proxy.add(3)
+        assert 3 == ask(proxy.total).result(LIMIT)
+        _, child = ask(owner.proxy.pids).result(LIMIT)
+    eventually(lambda: not _runs(child))
+    with pytest.raises(ActorClosed):
+        ask(proxy.total).result(LIMIT)
+
+
+def test_actors_end_when_their_owner_is_killed(context):
+    with Actor(Owner(), context=context) as owner:
+        proxy = ask(owner.proxy.make, context.get_start_method()).result(LIMIT)
+        _, child = ask(owner.proxy.pids).result(LIMIT)
+        owner.kill()
+        eventually(lambda: not _runs(child))
+        with pytest.raises(ActorError):
+            ask(proxy.total).result(LIMIT)
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_only_its_owner_closes_an_actor():
+    with Actor(Counter()) as actor:
+        pid = os.fork()
+        if not pid:
+            try:
+                actor.close()
+            except ActorError:
+                os._exit(7)
+            os._exit(1)
+        assert 7 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert 0 == ask(actor.proxy.total).result(LIMIT)
+
+
+def test_a_forked_child_keeps_no_mailbox_open(context):
+    """The death of an actor is noticed, whoever was forked meanwhile: here, or in the actor."""
+    with Actor(Forker(), context=context) as actor:
+        theirs = ask(actor.proxy.fork).result(LIMIT)
+        mine = _fork_and_sleep()
+        reply = ask(actor.proxy.sleep)
+        os.kill(actor.pid, signal.SIGKILL)
+        with pytest.raises(ActorDied, match="SIGKILL"):
+            reply.result(LIMIT)
+        for pid in (mine, theirs):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(mine, 0)
+
+
+def _fork_and_sleep():
+    parent, pid = os.getpid(), os.fork()
+    if not pid:
+        while os.getppid() == parent:  # it ends with its parent at the latest, also where the test fails
+            time.sleep(0.1)
+        os._exit(0)
+    return pid
+
+
+class Forker:
+    def fork(self):
+        return _fork_and_sleep()
+
+    def sleep(self):
+        time.sleep(1000)
+
+    def run(self):
+        return subprocess.run([sys.executable, "-c", "print('hello')"], capture_output=True, text=True).stdout
+
+
+def test_an_actor_may_use_subprocess(context):
+    with Actor(Forker(), context=context) as actor:
+        assert "hello\n" == ask(actor.proxy.run).result(LIMIT)
+
+
+def run_program(tmp_path, text, method="fork", **kwargs):
+    """Runs a program of its own, with `Actor` of that start method."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import multiprocessing, os, signal, sys, time\nfrom pactor import *\nfrom support import *\n"
+        f"context = multiprocessing.get_context({method!r})\n" + textwrap.dedent(text)
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["..", *sys.path]), "PACTOR_DIR": str(tmp_path)}
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_the_exit_of_the_program_closes_what_is_open(tmp_path, method):
+    result = run_program(
+        tmp_path,
+        """
+        class Printer:
+            def show(self, text):
+                print(text, flush=True)
+        class Asks:
+            def __init__(self, printer):
+                self.printer = printer
+            def show(self, text):
+                self.printer.show(text)
+        if __name__ == "__main__":
+            printer = Actor(Printer(), context=context)
+            asks = Actor(Asks(printer.proxy), context=context)
+            for i in range(100):
+                asks.proxy.show(i)
+        """,
+        method,
+    )
+    assert ("".join(f"{i}\n" for i in range(100)), "", 0) == (result.stdout, result.stderr, result.returncode)
+    assert ["program.py"] == [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"]
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_ctrl_c_shows_one_traceback_and_ends_all(tmp_path, method):
+    result = run_program(
+        tmp_path,
+        """
+        if __name__ == "__main__":
+            with Actor(Recorder(), context=context) as idle, Actor(Recorder(), context=context) as busy:
+                for actor in (idle, busy):
+                    ask(actor.proxy.pid).result(20)
+                busy.proxy.sleep(1000)
+                waiting = ask(busy.proxy.pid)
+                os.killpg(0, signal.SIGINT)
+                waiting.result()
+        """,
+        method,
+        start_new_session=True,
+    )
+    assert -signal.SIGINT == result.returncode
+    assert 1 == result.stderr.count("Traceback"), result.stderr
+    assert ["program.py"] == [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"]
+
+
+def test_a_class_that_the_child_cannot_import_is_told(tmp_path):
+    result = run_program(
+        tmp_path,
+        """
+        class Here:
+            def method(self): pass
+        if __name__ == "__main__":
+            class There:
+                def method(self): pass
+            with Actor(There(), context=context) as actor:
+                try:
+                    ask(actor.proxy.method).result(20)
+                except ActorDied as error:
+                    print(error)
+        """,
+        "spawn",
+    )
+    assert "could not start: AttributeError" in result.stdout

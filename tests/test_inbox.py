@@ -1,0 +1,340 @@
+"""The inbox: what it has received survives its reader, whatever that was doing when it was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import random
+import resource
+import types
+
+import pytest
+
+from pactor import _inbox, _wire
+from pactor._inbox import Inbox
+
+PAGE = 4096  # the capacity of the FIFO here: the smaller, the sooner there is no room
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    fd = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def path(tmp_path, fifo):
+    _inbox.create(tmp_path / "inbox", fifo)
+    return tmp_path / "inbox"
+
+
+@pytest.fixture
+def inbox(path, fifo):
+    inbox = Inbox(path, fifo)
+    yield inbox
+    inbox.close()
+
+
+def frame(number, size=20):
+    return _wire.frame(_wire.ITEM, b"", body(number, size))
+
+
+def body(number, size=20):
+    return b"%d".ljust(size - _wire.HEADER_SIZE) % number
+
+
+def drained(inbox):
+    """The kinds and bodies of all that is still to be handed out, also by the FIFO."""
+    found = []
+    while (body := inbox.take()) is not None or inbox.pull():
+        if body is not None:
+            found.append((inbox.kind, body))
+    return found
+
+
+def bodies(inbox):
+    return [body for _, body in drained(inbox)]
+
+
+def test_is_empty_at_first(inbox):
+    assert (None, False, None, 0) == (inbox.recover(), inbox.pull(), inbox.take(), len(inbox))
+
+
+def test_hands_out_frames_in_order_with_their_kinds(inbox, fifo):
+    kinds = [_wire.ITEM, _wire.ASK, _wire.ITEM | _wire.STORED, _wire.CLOSE]
+    os.write(fifo, b"".join(_wire.frame(kind, b"head", b"body %d" % kind) for kind in kinds))
+    assert inbox.pull()
+    assert len(kinds) == len(inbox)
+    assert [(kind, b"headbody %d" % kind) for kind in kinds] == drained(inbox)
+    assert 0 == len(inbox)
+
+
+def test_grows_while_nothing_is_taken_and_shrinks_when_all_is(inbox, fifo, path):
+    least = path.stat().st_size
+    for number in range(500):
+        os.write(fifo, frame(number, 1000))
+        inbox.pull()
+    assert 500 == len(inbox)
+    assert 500_000 < path.stat().st_size < 2_000_000
+    assert [body(number, 1000) for number in range(500)] == bodies(inbox)
+    assert least == path.stat().st_size
+
+
+def test_reuses_its_room_while_some_are_waiting(inbox, fifo, path):
+    for number in range(10):
+        os.write(fifo, frame(number, 300))
+        inbox.pull()
+    for number in range(10, 2000):
+        os.write(fifo, frame(number, 300))
+        inbox.pull()
+        assert body(number - 10, 300) == inbox.take()
+    assert path.stat().st_size < 50_000
+    assert [body(number, 300) for number in range(1990, 2000)] == bodies(inbox)
+
+
+@pytest.mark.parametrize("reader", ["the same", "another"])
+def test_follows_what_another_reader_did(inbox, fifo, path, reader):
+    """Two processes take turns, each with a mapping of its own, which the other's growth leaves behind."""
+    other = Inbox(path, fifo)
+    for turn in range(60):
+        for number in range(30):
+            os.write(fifo, frame(30 * turn + number, 1000))
+            other.recover()
+            other.pull()
+        left = 3 if turn % 3 else 0
+        inbox.recover()
+        while len(inbox) > left:
+            assert inbox.take()
+            inbox.finish()
+        inbox, other = (other, inbox) if reader == "another" else (inbox, other)
+    inbox.close()
+    other.close()
+
+
+def test_the_frame_that_was_handed_out_is_told_once(inbox, fifo, path):
+    os.write(fifo, b"".join(map(frame, range(3))))
+    inbox.pull()
+    inbox.take()
+    second = Inbox(path, fifo)
+    assert body(0) == second.recover()
+    second.finish()
+    third = Inbox(path, fifo)
+    assert None is third.recover()
+    assert [body(1), body(2)] == bodies(third)
+    second.close()
+    third.close()
+
+
+def test_close_comes_behind_what_the_fifo_held(inbox, fifo, path):
+    os.write(fifo, frame(0))
+    _inbox.close_when_read(path)
+    inbox.pull()
+    os.write(fifo, frame(1))
+    assert [(_wire.ITEM, body(0)), (_wire.CLOSE, b""), (_wire.ITEM, body(1))] == drained(inbox)
+
+
+def test_knows_its_reader(path):
+    assert 0 == _inbox.reader(path)
+    _inbox.set_reader(path, 4321)
+    assert 4321 == _inbox.reader(path)
+    assert 0 == _inbox.reader(path.with_name("none"))
+
+
+RUBBISH = {
+    "one byte": b"\5",
+    "zeros": bytes(200),
+    "a size of 1": b"\1\0\0",
+    "a size of 2": b"\2\0\1abc",
+    "a huge size": b"\xff\xff\1" + bytes(100),
+    "half a frame": frame(99, 500)[:300],
+    "a frame, then rubbish": frame(99) + b"\xff" * 50,
+    **{f"random {seed}": random.Random(seed).randbytes(1 + 37 * seed) for seed in range(1, 60)},
+}
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+def test_rubbish_is_discarded_and_what_comes_later_is_not(inbox, fifo, path, caplog, rubbish, killed):
+    os.write(fifo, rubbish)
+    inbox.pull()
+    if killed:
+        inbox.close()
+        inbox.__init__(path, fifo)
+        inbox.recover()
+    assert len(inbox) <= len(rubbish)
+    bodies(inbox)
+    os.write(fifo, b"".join(map(frame, range(5))))
+    assert [body(number) for number in range(5)] == bodies(inbox)
+
+
+def test_a_system_without_room_is_told_as_oserror_and_costs_nothing(inbox, fifo, path):
+    """With the size of files limited, as there is no disk that one may fill everywhere."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    sent = 0
+    try:
+        with pytest.raises(OSError):
+            _inbox.create(path.with_name("a FIFO of default size"), os.open(path.with_name("fifo"), 0))
+        with pytest.raises(OSError):
+            while True:
+                os.write(fifo, frame(sent, 1000))
+                sent += 1
+                inbox.pull()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [body(number, 1000) for number in range(sent)] == bodies(inbox)
+
+
+def test_all_that_it_grows_by_is_there(inbox, fifo, path):
+    """A hole in the file would kill its reader with SIGBUS, once the disk is full."""
+    for number in range(100):
+        os.write(fifo, frame(number, 1000))
+        inbox.pull()
+        assert path.stat().st_size <= 512 * path.stat().st_blocks
+    bodies(inbox)
+    assert path.stat().st_size <= 512 * path.stat().st_blocks
+
+
+# What a reader does, until it is killed.
+
+
+class Killed(Exception):
+    pass
+
+
+class Stores:
+    """Counts the stores to an inbox; at the last one that it lets happen it is as if the reader were killed.
+
+    An odd number lets half of that last one happen, as a kill may in the middle of a copy.
+    """
+
+    def __init__(self, halves):
+        self.halves = halves
+
+    def __call__(self, whole, half):
+        if self.halves < 2:
+            if self.halves:
+                half()
+            raise Killed
+        self.halves -= 2
+        whole()
+
+
+class View:
+    """A memoryview that counts what is stored to it."""
+
+    def __init__(self, view, stores):
+        self.view, self.stores, self.release = view, stores, view.release
+
+    def __getitem__(self, key):
+        return self.view[key]
+
+    def __setitem__(self, key, value):
+        _store(self.view.__setitem__, key, value, self.stores)
+
+
+def _store(set_item, key, value, stores):
+    def half():
+        if isinstance(key, slice):
+            middle = (key.start + key.stop) // 2
+            set_item(slice(key.start, middle), value[: middle - key.start])
+
+    stores(lambda: set_item(key, value), half)
+
+
+def watched(path, fifo, stores, monkeypatch):
+    class Mapping(mmap.mmap):
+        def __setitem__(self, key, value):
+            _store(super().__setitem__, key, value, stores)
+
+        def resize(self, size):
+            stores(lambda: mmap.mmap.resize(self, size), lambda: os.truncate(path, size))
+
+    class Watched(Inbox):
+        def _look(self):
+            super()._look()
+            self._view, self._words = View(self._view, stores), View(self._words, stores)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_inbox, "mmap", types.SimpleNamespace(mmap=Mapping))
+        return Watched(path, fifo)
+
+
+class Run:
+    """A reader that follows a script; what it sent and was handed."""
+
+    def __init__(self, script, path, fifo):
+        self.script, self.path, self.fifo = script, path, fifo
+        self.sent, self.handed = [], []
+        self.closed = False
+
+    def go(self, inbox):
+        inbox.recover()
+        for step, size in self.script:
+            if step == "send":
+                data = frame(len(self.sent), size)
+                try:
+                    os.write(self.fifo, data)
+                except BlockingIOError:
+                    continue
+                self.sent.append(data[_wire.HEADER_SIZE :])
+            elif step == "close":
+                _inbox.close_when_read(self.path)
+                self.closed = True
+            elif step == "take":
+                if (data := inbox.take()) is not None and inbox.kind == _wire.ITEM:
+                    self.handed.append(data)
+            else:
+                getattr(inbox, step)()
+
+
+def scripts():
+    fill = [("send", 900), ("pull", 0)]
+    yield "handing out", [*fill * 3, *[("take", 0), ("finish", 0)] * 3, ("take", 0), *fill, ("take", 0)]
+    yield "growing", [*fill * 18, *[("take", 0)] * 19, *fill * 3]
+    yield "making room", [*fill * 4, *[("take", 0)] * 3, *[*fill, ("take", 0)] * 8]
+    yield "closing", [*fill * 2, ("send", 900), ("close", 0), ("pull", 0), *fill, *[("take", 0)] * 6]
+    # Random ones that, between them, do everything in every order.
+    for seed in range(6):
+        choice = random.Random(seed)
+        steps = ["send"] * 3 + ["pull"] * 2 + ["take"] * 2 + ["finish"]
+        yield f"random {seed}", [(choice.choice(steps), choice.choice([3, 60, 900, 4000])) for _ in range(60)]
+
+
+@pytest.mark.parametrize("script", [pytest.param(script, id=name) for name, script in scripts()])
+def test_killed_at_any_store_it_loses_nothing_and_repeats_nothing(tmp_path, fifo, script, monkeypatch):
+    """A second reader is killed at any store of its recovery as well."""
+    finished = False
+    for halves in range(10**6):
+        for again in range(10**6):
+            path = tmp_path / f"{halves}-{again}"
+            _inbox.create(path, fifo)
+            run = Run(script, path, fifo)
+            try:
+                run.go(watched(path, fifo, Stores(halves), monkeypatch))
+                finished = True
+            except Killed:
+                pass
+            lost = None
+            try:
+                lost = watched(path, fifo, Stores(again), monkeypatch).recover()
+                recovered = True
+            except Killed:
+                recovered = False
+            inbox = Inbox(path, fifo)
+            lost = inbox.recover() or lost
+            in_hand = [lost] if lost and lost not in run.handed else []
+            rest = drained(inbox)
+            inbox.close()
+            path.unlink()
+            items = [data for kind, data in rest if kind == _wire.ITEM]
+            assert run.sent == run.handed + in_hand + items, (halves, again)
+            assert not run.closed or finished or (_wire.CLOSE, b"") in rest, (halves, again)
+            if recovered:
+                break
+        if finished:
+            return
