@@ -42,10 +42,15 @@ _frame_header = _wire.HEADER.unpack_from
 
 
 def create(path: str, fifo: int) -> None:
-    """Makes an empty inbox. Raises OSError where there is no room for it: a mapping could not say so later."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    """Makes an empty inbox. Raises OSError where there is no room for it."""
+    _allocate(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FRAMES + 2 * _wire.capacity(fifo))
+
+
+def _allocate(path: str, flags: int, size: int) -> None:
+    """Has the file take up all of its size. A mapping could not say later that there is no room: SIGBUS would."""
+    fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
     try:
-        os.posix_fallocate(fd, 0, _FRAMES + 2 * _wire.capacity(fifo))
+        os.posix_fallocate(fd, 0, size)
     finally:
         os.close(fd)
 
@@ -78,6 +83,7 @@ class Inbox:
     """The frames of one mailbox: `pull` brings them from the FIFO, `take` hands them out."""
 
     def __init__(self, path: str, fifo: int) -> None:
+        self._path = path
         self._fifo = fifo
         self._chunk = _wire.capacity(fifo)
         self._least = _FRAMES + 2 * self._chunk
@@ -130,8 +136,8 @@ class Inbox:
                 return False
             count = 0
         if closing:
-            self._words[_CLOSING] = 0
             self._mapping[start + count : start + count + _wire.HEADER_SIZE] = _CLOSE
+            self._words[_CLOSING] = 0  # last: two CLOSEs say the same, none says that there is no end
             count += _wire.HEADER_SIZE
         self._end += count
         self._words[_END] = self._end
@@ -179,10 +185,8 @@ class Inbox:
     def _clear(self) -> None:
         self._words[_WORD] = CLEARING
         if len(self._mapping) > self._least:
-            self._resize(_FRAMES)  # cut off and put on again, the file is full of zeros
             self._resize(self._least)
-        else:
-            self._erase(0, self._end)
+        self._erase(0, min(self._end, self._capacity))
         self._position = self._end = 0
         self._words[_END] = 0
         self._words[_WORD] = READY
@@ -192,7 +196,9 @@ class Inbox:
         offset, state = word >> 2, word & 3
         length = self._end - offset
         if length + 2 > offset or offset < self._capacity // 2:
-            self._resize(_FRAMES + 2 * self._capacity)
+            size = _FRAMES + 2 * self._capacity
+            _allocate(self._path, os.O_RDWR, size)
+            self._resize(size)
             return
         # The free half in front takes the rest, and a 0 behind it. The word makes the copy the truth; only then is
         # the original erased.

@@ -201,9 +201,9 @@ class Loop:
             _ending.write(self._mailbox.directory, ending)
         except OSError as error:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
+        self._linger()  # before the end of reading, at which the askers give up
         self._count_undelivered()
         self._mailbox.stop_reading()
-        self._linger()
         if ending is _ORPHANED:
             self._mailbox.remove()
 

@@ -1,4 +1,4 @@
-"""Drawing on a terminal: `table` makes lines of rows, `draw` shows them, `taken_over` takes the terminal and gives it back."""
+"""Drawing on a terminal: `table` makes lines of rows, `draw` shows them, `taken_over` lends it and gives it back."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def leaves_nothing(_started, tmp_path_factory):
     yield
     gc.collect()
     # What was killed needs a moment to be gone.
-    eventually(lambda: not _things() - before, lambda: f"left behind: {sorted(_things() - before)}")
+    eventually(lambda: not _things() - before, lambda: f"left behind: {sorted(_things() - before)}", limit=10)
 
 
 def _things():

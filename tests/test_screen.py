@@ -73,7 +73,7 @@ def test_table_shows_value_history_count_and_process_id_of_each_monitor() -> Non
         " cpu         97.5 %                     ▁▅█      3      102",
         " battery        n/a                              3      103",
         " network 999.9 MB/s                     ▁▁█      3  4194304",
-        " disk                                        0",
+        " disk                                            0",
         "",
         " footer",
     ]
