@@ -12,9 +12,10 @@ import multiprocessing
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import util
+from multiprocessing import resource_tracker, util
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import _channel, _ending, _inbox, _loop, _proxy, _waiting, _wire
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 #: How long a process may take from the end of its mailbox to its own, in seconds, to be asked for its exit code.
 _GONE = 1.0
+_INTERRUPT_AGAIN = 0.2
 
 _numbers: dict[str, itertools.count[int]] = {}
 _running: list[Actor[Any]] = []
@@ -94,8 +96,6 @@ class Actor(Generic[T]):
         on_failure: str = "resume",
         context: BaseContext | None = None,
     ) -> None:
-        from ._mailbox import Mailbox  # not before it is needed: multiprocessing.queues imports a lot
-
         cls = _proxy.wrapped_class(target)
         check_injectable(cls)
         _check(name, maxsize, on_failure)
@@ -104,23 +104,34 @@ class Actor(Generic[T]):
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
+        arguments = (_packed(target), on_failure, self._owner)
+        with _without_ctrl_c(start):
+            self._start(start, cls, maxsize, arguments)
+
+    def _start(self, start: Any, cls: type, maxsize: int, arguments: tuple[Any, ...]) -> None:
+        from ._mailbox import Mailbox  # not before it is needed: multiprocessing.queues imports a lot
+
         self._mailbox = Mailbox.for_actor(maxsize)
+        self._process = start.Process(
+            target=_loop.main, args=(self._mailbox, self._name, *arguments), name=self._name, daemon=False
+        )
         try:
-            arguments = (self._mailbox, self._name, _packed(target), on_failure, self._owner)
-            self._process = start.Process(target=_loop.main, args=arguments, name=self._name, daemon=False)
             self._way = _channel.channel(self._mailbox.directory, self._name)
             self._way.open()
             self._way.find_ending = self._find_ending
-            with self._mailbox.bequeath(), _without_ctrl_c():
+            with self._mailbox.bequeath():
                 self._process.start()
             _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
+            self._proxy: Any = _proxy.make(cls, self._way)
+            _running.append(self)
+            if len(_running) == 1:
+                util.Finalize(None, _close_all, exitpriority=100)
         except BaseException:
+            if self._process.pid is not None:
+                self._process.kill()
+                self._process.join()
             self._mailbox.remove()
             raise
-        self._proxy: Any = _proxy.make(cls, self._way)
-        _running.append(self)
-        if len(_running) == 1:
-            util.Finalize(None, _close_all, exitpriority=100)
 
     @property
     def proxy(self) -> T:
@@ -198,7 +209,7 @@ class Actor(Generic[T]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-        self.join()
+        self._see_off(kind is not None and issubclass(kind, KeyboardInterrupt))
 
     def __getattr__(self, name: str) -> Any:
         if "_proxy" not in self.__dict__:  # half made
@@ -217,6 +228,12 @@ class Actor(Generic[T]):
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:
             raise ActorError(f"the Actor {self._name!r} belongs to process {self._owner}, which made it")
+
+    def _see_off(self, interrupted: bool) -> None:
+        """Waits for the end; after Ctrl-C, not for the end of long methods."""
+        # The actor had a SIGINT too, but Python notices one that comes right before a sleep only behind it.
+        while not self.join(_INTERRUPT_AGAIN if interrupted else None):
+            os.kill(self.pid, signal.SIGINT)
 
     def _bury(self) -> None:
         """Notes how it ended, once it has, and removes its mailbox."""
@@ -260,8 +277,18 @@ def _packed(target: object) -> object:
 
 
 @contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """A process that is started in the block starts with SIGINT blocked, until it can end in silence."""
+def _without_ctrl_c(start: Any) -> Iterator[None]:
+    """Holds SIGINT back: no actor is half made, and its process starts with SIGINT blocked until it can end in silence.
+
+    What multiprocessing keeps running is started before: it would unblock the signal, or keep it blocked.
+    """
+    method = start.get_start_method()
+    if method != "fork":
+        resource_tracker.ensure_running()
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -271,9 +298,10 @@ def _without_ctrl_c() -> Iterator[None]:
 
 def _close_all() -> None:
     """At the owner's exit. The newest first: it was made by one that knew the older, and may tell them something."""
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for actor in reversed(list(_running)):
         actor.close()
-        actor.join()
+        actor._see_off(interrupted)
 
 
 def _after_fork() -> None:

@@ -51,6 +51,7 @@ _LINGER = 10.0
 _LOOK_AGAIN = 0.05
 _OWNER_AGAIN = 0.5
 
+_INTERRUPTED = Ending(False, "was interrupted, by Ctrl-C or SIGINT")
 _ORPHANED = Ending(False, "ended, as the process that owned it is gone")
 
 _ask_head = _wire.ASK_HEAD.unpack_from
@@ -84,7 +85,7 @@ def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner
         ending, exitcode = stop.ending, stop.exitcode
     except KeyboardInterrupt:
         # Ctrl-C goes to every process of the terminal: the caller shows its traceback, an actor ends in silence.
-        ending, exitcode = Ending(False, "was interrupted, by Ctrl-C or SIGINT"), 128 + signal.SIGINT
+        ending, exitcode = _INTERRUPTED, 128 + signal.SIGINT
     loop.end(ending)
     if exitcode:
         raise SystemExit(exitcode)
@@ -202,7 +203,8 @@ class Loop:
         except OSError as error:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
         self._linger()  # before the end of reading, at which the askers give up
-        self._count_undelivered()
+        if ending not in (_INTERRUPTED, _ORPHANED):  # the end of the program is no news
+            self._count_undelivered()
         self._mailbox.stop_reading()
         if ending is _ORPHANED:
             self._mailbox.remove()

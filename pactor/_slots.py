@@ -43,8 +43,8 @@ class SenderSlots:
         except FileNotFoundError:
             return None
 
-    def __del__(self) -> None:
-        os.close(self._fd)
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        _close(self._fd)
 
     def send(self, channel: Channel, frame: bytes, deadline: float | None) -> bool:
         """Sends with a slot; False where there was none until the deadline."""
@@ -89,9 +89,9 @@ class ReaderSlots:
             raise ValueError(f"maxsize is too large for this system: {maxsize}") from error
         return slots
 
-    def close(self) -> None:
+    def close(self, _close: Callable[[int], None] = os.close) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
+            _close(self.fd)
             self.fd = -1
 
     __del__ = close

@@ -111,8 +111,8 @@ def store(directory: str, obj: object) -> bytes:
         import io
 
         file = io.BytesIO()
-        pickler: Any = ForkingPickler  # its stub knows no buffer_callback
-        pickler(file, 5, buffer_callback=out_of_band).dump(obj)
+        pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
+        pickler(file, 5, True, out_of_band).dump(obj)
         body = file.getbuffer()
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     parts: list[Any] = [_U64.pack(len(buffers)), _U64.pack(len(body)), index, body]
@@ -120,8 +120,11 @@ def store(directory: str, obj: object) -> bytes:
     for view in buffers:
         parts += [bytes(-end % _ALIGN), view]
         end += -end % _ALIGN + view.nbytes
-    name = f"{os.getpid()}.{next(_numbers)}"
-    path = f"{directory}/{name}"
+    while True:
+        name = f"{os.getpid()}.{next(_numbers)}"
+        path = f"{directory}/{name}"
+        if not os.path.lexists(path):  # else an earlier process had the same id
+            break
     fd, linked = _create(directory, path)
     try:
         _write_all(fd, parts)
@@ -162,7 +165,7 @@ def drop(directory: str, frame: bytes, head: int = 0) -> None:
 
 def load(directory: str, name: bytes) -> Any:
     """Loads what `store` wrote, and removes it."""
-    if b"/" in name:
+    if not name.replace(b".", b"").isdigit():
         raise ValueError(f"not the name of a payload: {name!r}")
     path = f"{directory}/{name.decode()}"
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
