@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pickle
 import select
 import threading
 import time
@@ -33,8 +34,8 @@ from typing import Any, Generic, TypeVar
 from . import _inbox, _runtime, _wire
 from ._channel import Channel
 from ._inbox import Inbox
-from ._slots import ReaderSlots
-from ._waiting import deadline_in, wait
+from ._slots import ReaderSlots, SenderSlots
+from ._waiting import deadline_in, readers, wait
 
 T = TypeVar("T")
 
@@ -42,6 +43,8 @@ _READ = os.O_RDONLY | os.O_NONBLOCK
 #: How often one looks again for what nothing wakes it for, in seconds.
 _LOOK_AGAIN = 0.05
 _LOCK_AGAIN = 0.002
+#: How long a reader may hold up those that put without waiting.
+_READER_STUCK = 1.0
 
 _mailboxes: weakref.WeakSet[Mailbox[Any]] = weakref.WeakSet()
 #: Held while a FIFO is open for reading and not yet in the set: no fork comes between.
@@ -83,6 +86,7 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Puts an item; waits, for at most ``timeout`` seconds, while the mailbox is full. Raises `queue.Full`."""
         self._check_open()
+        self._used = True
         self._channel.post(_wire.ITEM, b"", obj, deadline_in(timeout if block else 0))
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -93,11 +97,14 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
             while (body := inbox.take()) is None:
                 if not inbox.pull() and not self._wait(deadline):
                     raise Empty
-            inbox.finish()
-            kind = inbox.kind
-            if self.slots:
-                self.slots.give()
-        item: T = _wire.unpack(self.directory, kind, body)
+            try:
+                # What is not claimed yet, if this process is killed now, the next reader finds and removes.
+                payload = _wire.claim(self.directory, body) if inbox.kind & _wire.STORED else None
+            finally:
+                inbox.finish()
+                if self.slots:
+                    self.slots.give()
+        item: T = pickle.loads(body) if payload is None else _wire.read(payload)
         return item
 
     def put_nowait(self, obj: T) -> None:
@@ -119,6 +126,9 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
             return 0
 
     def empty(self) -> bool:
+        """Whether no item is waiting. Raises OSError, as multiprocessing's, once what was put to is closed."""
+        if self._closed and self._used:
+            raise OSError(f"{self!r} is closed")
         return self.qsize() == 0
 
     def full(self) -> bool:
@@ -193,23 +203,28 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
                 self._attach(maxsize, private, os.open(f"{self.directory}/fifo", _READ), slots)
             _inbox.create(f"{self.directory}/inbox", self.fifo)
         except BaseException:
-            _runtime.remove(self.directory)
+            for name in ("fifo", "slots", "inbox"):  # a look at what is there would take a descriptor
+                _runtime.unlink(f"{self.directory}/{name}")
+            os.rmdir(self.directory)
             raise
 
     def _attach(self, maxsize: int, private: bool, fifo: int, slots: ReaderSlots | None) -> None:
         self._maxsize = maxsize
         self._private = private
-        self._closed = False
+        self._closed = self._used = False
         self.fifo = fifo
         self.slots = slots
         self._inbox = None
         self._lock = -1
         self._reading = threading.Lock()
         _mailboxes.add(self)
+        _runtime.home(self.directory)
         self._lease = _runtime.Lease(self.directory)
         self._channel = _OwnChannel(self)
         self._channel.open()
-        self._after_bootstrap()
+        self._release_at_exit()
+        # A process of multiprocessing forgets the finalizers that it inherits.
+        util.register_after_fork(self, Mailbox._release_at_exit)
 
     def _descriptors(self) -> list[int]:
         return [self.fifo, self.slots.fd] if self.slots else [self.fifo]
@@ -225,13 +240,16 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
             os.close(self._lock)
             self._lock = -1
         with contextlib.suppress(FileNotFoundError):
+            _runtime.home(self.directory)
             self._lease.renew()
+            if self.slots:
+                self.slots = ReaderSlots(self.directory, self._maxsize)
+                self._channel.renew_slots()
+        self._release_at_exit()
 
-    def _after_bootstrap(self) -> None:
+    def _release_at_exit(self) -> None:
         if not self._private:
             util.Finalize(self, self._lease.release, exitpriority=2)
-            # A process of multiprocessing forgets the finalizers that it inherits.
-            util.register_after_fork(self, Mailbox._after_bootstrap)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it was not made
@@ -259,15 +277,17 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
                 self._lock = os.open(f"/proc/self/fd/{self.fifo}", _READ)
             while True:
                 try:
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if deadline is None else fcntl.LOCK_NB))
+                    sleep = deadline is None and not readers
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if sleep else fcntl.LOCK_NB))
                     break
                 except BlockingIOError:
                     if deadline is not None and time.monotonic() >= deadline:
                         raise Empty from None
-                    time.sleep(_LOCK_AGAIN)
+                    wait(self.fifo, 0, time.monotonic() + _LOCK_AGAIN)  # for nothing but what `readers` get
             try:
                 inbox = self.open_inbox()
-                inbox.recover()
+                if (lost := inbox.recover()) is not None:
+                    _wire.drop(self.directory, _wire.frame(inbox.kind, b"", lost))
                 yield inbox
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
@@ -282,6 +302,10 @@ class _OwnChannel(Channel):
         super().__init__(mailbox.directory, repr(mailbox))
         self._owner = weakref.ref(mailbox)
 
+    def renew_slots(self) -> None:
+        """For a forked child, which would share its parent's lock."""
+        self._slots = SenderSlots.open(self.mailbox)
+
     def make_room(self, deadline: float | None) -> bool:
         owner = self._owner()
         assert owner is not None
@@ -291,11 +315,9 @@ class _OwnChannel(Channel):
                 inbox.pull()
             return True
         except Empty:  # another is reading, which makes room too
-            soon = now + _LOOK_AGAIN
-            if deadline is None or soon < deadline:
-                wait(self.file, select.POLLOUT, soon)
-                return True
-            return wait(self.file, select.POLLOUT, deadline)
+            wait(self.file, select.POLLOUT, now + _LOOK_AGAIN)
+            # That takes but a moment, unless it was stopped. The mailbox is not full, so the deadline can wait for it.
+            return deadline is None or now < deadline + _READER_STUCK
 
 
 def _attached(directory: str, maxsize: int) -> Mailbox[Any]:

@@ -78,17 +78,21 @@ class Home(Lease):
                 continue
 
 
-_home: Home | None = None
+#: By their paths. There is more than one where processes that made their own exchange mailboxes.
+_homes: dict[str, Home] = {}
 
 
 def home(neighbour: str | None = None) -> Home:
-    """This process's runtime directory: joined where ``neighbour``, a mailbox's path, lives; or else made."""
-    global _home
-    if _home is None:
-        _home = Home(os.path.dirname(neighbour)) if neighbour else _make()
-        # Behind the actors' own finalizer: they end before the place that they live in.
-        util.Finalize(None, _leave, exitpriority=1)
-    return _home
+    """The runtime directory where ``neighbour``, a mailbox's path, lives; or else this process's first, or a new one."""
+    path = os.path.dirname(neighbour) if neighbour else next(iter(_homes), None)
+    found = _homes.get(path) if path else None
+    if found is None:
+        found = Home(path) if path else _make()
+        found = _homes.setdefault(found.path, found)
+        _leave_at_exit(found)
+        # A process of multiprocessing forgets the finalizers that it inherits.
+        util.register_after_fork(found, _leave_at_exit)
+    return found
 
 
 def remove(path: str) -> None:
@@ -121,7 +125,7 @@ def unlink(path: str) -> None:
 
 
 def _make() -> Home:
-    base = os.environ.get(VARIABLE) or _base()
+    base = os.path.abspath(os.environ.get(VARIABLE) or _base())
     _sweep(base)
     while True:
         path = f"{base}/{PREFIX}{os.geteuid()}-{os.urandom(8).hex()}"
@@ -130,6 +134,9 @@ def _make() -> Home:
             return Home(path)
         except FileNotFoundError:  # swept between the two lines: a sweeper can't know better
             continue
+        except BaseException:
+            os.rmdir(path)
+            raise
 
 
 def _base() -> str:
@@ -172,18 +179,20 @@ def _open_private(path: str) -> int:
     return fd
 
 
-def _leave() -> None:
-    global _home
-    if _home is not None:
-        _home.release()
-        _home = None
+def _leave_at_exit(home: Home) -> None:
+    # Behind the actors' own finalizer: they end before the place that they live in.
+    util.Finalize(None, _leave, (home,), exitpriority=1)
+
+
+def _leave(home: Home) -> None:
+    _homes.pop(home.path, None)
+    home.release()
 
 
 def _forget() -> None:
-    global _home
-    if _home is not None:
-        _home.forget()
-        _home = None
+    for left in _homes.values():
+        left.forget()
+    _homes.clear()
 
 
 os.register_at_fork(after_in_child=_forget)

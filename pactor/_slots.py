@@ -85,7 +85,7 @@ class ReaderSlots:
             if hasattr(fcntl, "F_SETPIPE_SZ") and maxsize > fcntl.fcntl(slots.fd, fcntl.F_GETPIPE_SZ):
                 fcntl.fcntl(slots.fd, fcntl.F_SETPIPE_SZ, maxsize)
             slots._put(maxsize)
-        except OSError as error:
+        except (OSError, OverflowError, MemoryError) as error:
             raise ValueError(f"maxsize is too large for this system: {maxsize}") from error
         return slots
 

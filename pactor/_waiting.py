@@ -33,6 +33,9 @@ class Reader(Protocol):
 
 readers: list[Reader] = []
 
+#: What `select.poll` takes at most, 24 days: who has more time looks again.
+_LONGEST = 2**31 - 1
+
 
 def wait(fd: int, event: int, deadline: float | None) -> bool:
     """Waits until ``fd`` is ready for ``event`` (as in `select.poll`) or broken; False once ``deadline`` is past."""
@@ -87,7 +90,7 @@ def milliseconds(deadline: float | None) -> float | None:
     """What `select.poll` wants: the time left, rounded up, so that nobody wakes too early and spins."""
     if deadline is None:
         return None
-    return max(0.0, (deadline - time.monotonic()) * 1000)
+    return min(max(0.0, (deadline - time.monotonic()) * 1000), _LONGEST)
 
 
 def deadline_in(timeout: float | None) -> float | None:

@@ -159,21 +159,28 @@ def capacity(fifo: int) -> int:
 def drop(directory: str, frame: bytes, head: int = 0) -> None:
     """Removes the payload of a frame that was not sent."""
     if frame[2] & STORED:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{directory}/{frame[HEADER_SIZE + head:].decode()}")
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            os.unlink(_path(directory, frame[HEADER_SIZE + head :]))
 
 
 def load(directory: str, name: bytes) -> Any:
     """Loads what `store` wrote, and removes it."""
-    if not name.replace(b".", b"").isdigit():
-        raise ValueError(f"not the name of a payload: {name!r}")
-    path = f"{directory}/{name.decode()}"
+    return read(claim(directory, name))
+
+
+def claim(directory: str, name: bytes) -> mmap.mmap:
+    """Opens what `store` wrote, and removes it: it goes with its reader."""
+    path = _path(directory, name)
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         os.unlink(path)
-        mapping = mmap.mmap(fd, 0)
+        return mmap.mmap(fd, 0)
     finally:
         os.close(fd)
+
+
+def read(mapping: mmap.mmap) -> Any:
+    """Loads the object that `store` wrote."""
     view = memoryview(mapping)
     count, size = _U64.unpack_from(view, 0)[0], _U64.unpack_from(view, 8)[0]
     end = 16 + 8 * count + size
@@ -191,6 +198,12 @@ def load(directory: str, name: bytes) -> Any:
     if count and keep:
         _mappings.add(mapping)
     return pickle.loads(view[16 + 8 * count : 16 + 8 * count + size], buffers=buffers)
+
+
+def _path(directory: str, name: bytes) -> str:
+    if not name.replace(b".", b"").isdigit():
+        raise ValueError(f"not the name of a payload: {name!r}")
+    return f"{directory}/{name.decode()}"
 
 
 def _create(directory: str, path: str) -> tuple[int, bool]:

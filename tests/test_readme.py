@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -20,12 +21,12 @@ BLOCKS = [
 ]
 PROGRAMS = [
     pytest.param(
-        text.rstrip() + "\n",
-        following.strip() if language == "text" else None,
-        id=re.search(r"^class (\w+)|^\w+ = (\w+)", text, re.MULTILINE)[0].split()[-1],
+        program.rstrip() + "\n",
+        output.strip() if following == "text" else None,
+        id=re.search(r"(?<=^class )\w+|^\w+(?= =)", program, re.MULTILINE)[0],
     )
-    for (_, text), (language, following) in zip(BLOCKS, [*BLOCKS[1:], ("", "")])
-    if _ == "python"
+    for (language, program), (following, output) in itertools.pairwise([*BLOCKS, ("", "")])
+    if language == "python"
 ]
 COMMANDS = [line for language, text in BLOCKS if language == "shell" for line in text.splitlines() if line]
 
@@ -47,7 +48,7 @@ def test_every_code_block_is_looked_at():
     assert "::\n\n    " not in README.replace(".. code-block::", "")
     assert {"python", "text", "shell"} == set(languages)
     # What states an output stands right behind a program.
-    assert all(before == "python" for before, language in zip(languages, languages[1:]) if language == "text")
+    assert all(before == "python" for before, language in itertools.pairwise(languages) if language == "text")
 
 
 def test_two_commands_are_all_the_set_up_and_are_there():

@@ -1,0 +1,178 @@
+"""Messages of an actor to itself: now, and later."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support import LIMIT, Counter, Recorder, eventually
+
+from pactor import Actor, Enqueue, ask
+
+
+class Selfish(Recorder):
+    def wrong(self, what):
+        bad = {
+            "function": lambda: None,
+            "other": Counter().total,
+            "text": "note",
+            "arguments": self.exit,
+            "builtin": print,
+        }[what]
+        try:
+            self.enqueue(bad)
+        except TypeError as error:
+            return str(error)
+
+    def unpicklable(self):
+        try:
+            self.enqueue(self.note, lambda: None)
+        except Exception as error:
+            return type(error).__name__
+
+    def kinds(self):
+        return isinstance(self.enqueue, Enqueue), repr(self.enqueue)
+
+    def give(self):
+        return self.enqueue
+
+    def snapshot(self):
+        return self
+
+    def later(self, *delays):
+        self.started = time.monotonic()
+        for delay in delays:
+            self.enqueue_later(delay, self.arrive, delay)
+
+    def arrive(self, delay):
+        self.seen.append((delay, time.monotonic() - self.started))
+
+    def later_cancelled(self):
+        timers = [self.enqueue_later(0.01 * i, self.note, i) for i in range(10)]
+        for timer in timers[::2]:
+            timer.cancel()
+            timer.cancel()
+
+    def later_wrong(self, delay):
+        try:
+            self.enqueue_later(delay, self.note)
+        except (TypeError, ValueError) as error:
+            return type(error)
+
+    def later_many(self, n):
+        for i in range(n):
+            self.enqueue_later(0.05, self.note, i)
+
+    def later_large(self, cancel):
+        timer = self.enqueue_later(0.01, self.note, bytes(1_000_000))
+        if cancel:
+            timer.cancel()
+
+
+@pytest.fixture
+def selfish(context):
+    with Actor(Selfish(), context=context) as actor:
+        yield actor.proxy
+
+
+def seen(proxy, count):
+    """What it has noted, once that is so many things."""
+    eventually(lambda: len(ask(proxy.all).result(LIMIT)) >= count)
+    return ask(proxy.all).result(LIMIT)
+
+
+def test_goes_behind_what_is_queued(selfish, tmp_path):
+    selfish.wait_for(tmp_path / "gate")
+    selfish.enqueue_many(3)
+    selfish.note("mine")
+    (tmp_path / "gate").touch()
+    assert ["mine", 0, 1, 2] == seen(selfish, 4)
+
+
+def test_50_000_self_messages_come_in_order(selfish):
+    selfish.enqueue_many(50_000)
+    assert list(range(50_000)) == seen(selfish, 50_000)
+
+
+def test_a_storm_of_self_messages_starves_nobody_and_ends_with_close(context):
+    with Actor(Recorder(), context=context) as actor:
+        actor.proxy.note_and_repeat(10**9)
+        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
+        actor.close()
+        assert actor.join(LIMIT)
+
+
+def test_a_flood_of_self_messages_does_not_keep_the_inbox(context):
+    """Each message executed enqueues one: what was executed must make room."""
+    with Actor(Recorder(), context=context) as actor:
+        for i in range(2_000):
+            actor.proxy.note_and_repeat(20)
+        futures = [ask(actor.proxy.echo, i) for i in range(10)]
+        assert list(range(10)) == [future.result(LIMIT) for future in futures]
+        assert sorted([*range(1, 21)] * 2_000) == sorted(seen(actor.proxy, 40_000))
+
+
+def test_works_with_a_bound_on_the_mailbox(context):
+    with Actor(Recorder(), maxsize=1, context=context) as actor:
+        actor.proxy.enqueue_many(1_000)
+        assert list(range(1_000)) == seen(actor.proxy, 1_000)
+
+
+@pytest.mark.parametrize("what", ["function", "other", "text", "arguments", "builtin"])
+def test_takes_only_methods_of_its_own_object_with_arguments_that_fit(selfish, what):
+    error = ask(selfish.wrong, what).result(LIMIT)
+    assert ("Selfish.exit()" if what == "arguments" else "a method of its own object") in error
+
+
+def test_what_cannot_be_pickled_raises_at_once(selfish):
+    assert ask(selfish.unpicklable).result(LIMIT) in ("AttributeError", "PicklingError")
+
+
+def test_is_an_enqueue(selfish):
+    is_one, text = ask(selfish.kinds).result(LIMIT)
+    assert is_one
+    assert "<Enqueue of <proxy of Selfish 'Selfish-" in text
+
+
+def test_the_object_can_be_sent_with_it(selfish):
+    copy = ask(selfish.snapshot).result(LIMIT)
+    copy.enqueue(copy.note, "from outside")
+    assert ["from outside"] == seen(selfish, 1)
+    with pytest.raises(RuntimeError, match="own process"):
+        copy.enqueue_later(1, copy.note)
+
+
+def test_later_is_never_early_and_in_order_of_the_deadlines(selfish):
+    delays = [0.05, 0.01, 0.03, 0, 0.02]
+    selfish.later(*delays)
+    arrived = seen(selfish, len(delays))
+    assert sorted(delays) == [delay for delay, _ in arrived]
+    assert [] == [(delay, after) for delay, after in arrived if after < delay]
+
+
+def test_equal_delays_come_in_the_order_of_the_calls(selfish):
+    selfish.later_many(1_000)
+    assert list(range(1_000)) == seen(selfish, 1_000)
+
+
+def test_a_cancelled_one_does_not_come(selfish):
+    selfish.later_cancelled()
+    assert [1, 3, 5, 7, 9] == seen(selfish, 5)
+
+
+@pytest.mark.parametrize(("delay", "error"), [(-1, ValueError), (float("nan"), ValueError), ("soon", TypeError)])
+def test_a_wrong_delay_raises(selfish, delay, error):
+    assert error == ask(selfish.later_wrong, delay).result(LIMIT)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_large_message_may_come_later(selfish, cancel):
+    selfish.later_large(cancel)
+    if not cancel:
+        assert [bytes(1_000_000)] == seen(selfish, 1)
+
+
+def test_close_drops_what_is_still_waiting(context):
+    with Actor(Selfish(), context=context) as actor:
+        actor.proxy.later(1_000)
+    assert not actor.is_alive()
