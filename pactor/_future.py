@@ -332,14 +332,14 @@ class Replies:
 _replies: Replies | None = None
 
 
-def replies(neighbour: str, mailbox: str | None = None) -> Replies:
-    """This process's replies: made when it first asks, in ``mailbox`` or one beside ``neighbour``."""
+def replies(neighbour: str) -> Replies:
+    """This process's replies: made when it first asks, beside ``neighbour`` if it has no place of its own yet."""
     global _replies
     if _replies is not None:
         return _replies
     with _making:
         if _replies is None:
-            made = Replies(mailbox or _runtime.home(neighbour).new_mailbox())
+            made = Replies(_runtime.new_replies(neighbour))
             util.Finalize(None, _runtime.remove, (made.mailbox,), exitpriority=3)
             _waiting.readers.append(made)
             _replies = made

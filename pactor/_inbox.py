@@ -162,6 +162,9 @@ class Inbox:
         self._position = position + size
         return self._mapping[start + _wire.HEADER_SIZE : start + size]
 
+    def is_empty(self) -> bool:
+        return self._position == self._end
+
     def finish(self) -> None:
         """Says that the frame handed out last is done with, where no further `take` will say so."""
         self._words[_WORD] = self._position << 2 | READY

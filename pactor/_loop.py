@@ -18,7 +18,6 @@ Rules:
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import heapq
@@ -27,24 +26,21 @@ import os
 import pickle
 import select
 import signal
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from . import _channel, _ending, _proxy, _runtime, _waiting, _wire
+from ._askers import Askers
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, inject
-from ._errors import ActorError
 from ._log import log
 
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
 
-#: After so many messages in a row the loop looks up: is the owner alive, is there room for replies that wait?
+#: After so many messages in a row the loop looks up whether the owner is alive, and replies that wait have room.
 _LOOK_UP = 256
-#: Askers whose mailboxes are kept open.
-_ASKERS = 32
 #: How long an actor that ends waits for askers that do not read, in seconds.
 _LINGER = 10.0
 #: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
@@ -55,8 +51,6 @@ _INTERRUPTED = Ending(False, "was interrupted, by Ctrl-C or SIGINT")
 _ORPHANED = Ending(False, "ended, as the process that owned it is gone")
 
 _ask_head = _wire.ASK_HEAD.unpack_from
-_reply_header = struct.Struct("<HBQ").pack  # a frame's header and REPLY_HEAD
-_REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
 
 
 class _Stop(BaseException):
@@ -127,17 +121,17 @@ class Loop:
         self._timer_numbers = itertools.count()
         # Whether something is to be looked at between two messages.
         self._attention = False
-        self._askers: dict[bytes, _channel.Channel] = {}
-        self._unsent: dict[_channel.Channel, collections.deque[bytes]] = {}
         self._patience = _waiting.Patience()
         self._poll = select.poll()
         self._poll.register(mailbox.fifo, select.POLLIN)
+        self._askers = Askers(self._poll)
         self._owner_fd = open_process(owner)
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
         self.fd = mailbox.fifo
         _waiting.readers.append(self)
         _runtime.home(mailbox.directory)
+        _runtime.belongs_to(mailbox.directory)
 
     def build(self, target: Any) -> None:
         """Makes the wrapped object, and puts into it what it calls itself by."""
@@ -202,7 +196,7 @@ class Loop:
             _ending.write(self._mailbox.directory, ending)
         except OSError as error:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
-        self._linger()  # before the end of reading, at which the askers give up
+        self._askers.end(_LINGER)  # before the end of reading, at which the askers give up
         if ending not in (_INTERRUPTED, _ORPHANED):  # the end of the program is no news
             self._count_undelivered()
         self._mailbox.stop_reading()
@@ -251,37 +245,13 @@ class Loop:
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
         except BaseException as error:
-            self._reply(asker, number, _wire.ERROR, _portable(error))
+            self._askers.reply(asker, number, _wire.ERROR, _portable(error))
         else:
             try:
-                self._reply(asker, number, _wire.VALUE, value)
+                self._askers.reply(asker, number, _wire.VALUE, value)
             except Exception as error:
                 text = f"{name}() returned {_shown(value)}, which can't be sent: {_said(error)}"
-                self._reply(asker, number, _wire.ERROR, (None, type(error).__name__, text, _traceback(error)))
-
-    def _reply(self, asker: bytes, number: int, kind: int, value: object) -> None:
-        """Sends a reply; raises what pickling raises."""
-        way = self._askers.get(asker)
-        if way is None:
-            way = self._askers[asker] = _channel.channel(asker.decode(), "asker")
-            if len(self._askers) > _ASKERS:
-                del self._askers[next(iter(self._askers))]
-        try:
-            data = pickle.dumps(value, 5)
-            size = _REPLY_SIZE + len(data)
-            if size <= _wire.MAX_FRAME:
-                os.write(way.fd, _reply_header(size, kind, number) + data)
-                return
-        except Exception:
-            pass  # as in Proxy's methods: there is more to do
-        with contextlib.suppress(ActorError):  # the asker is gone, and nobody waits any more
-            frame = way.pack(kind, _wire.REPLY_HEAD.pack(number), value)
-            if way not in self._unsent:
-                if way.try_send(frame):
-                    return
-                self._unsent[way] = collections.deque()
-                self._poll.register(way.file, select.POLLOUT)
-            self._unsent[way].append(frame)
+                self._askers.reply(asker, number, _wire.ERROR, (None, type(error).__name__, text, _traceback(error)))
 
     def _unreadable(self, error: Exception) -> None:
         log.error(
@@ -314,10 +284,7 @@ class Loop:
             soon = time.monotonic() + (_LOOK_AGAIN if self._mailbox.slots else _OWNER_AGAIN)
             deadline = soon if deadline is None else min(deadline, soon)
         for fd, _ in self._patience.poll(self._poll, deadline):
-            if fd == self.fd:
-                self._inbox.pull()
-            else:
-                self._look_up()
+            self._notice(fd)
         if self._attention:
             self._attend()
         if self._owner_fd is None:
@@ -333,21 +300,19 @@ class Loop:
         self._attention = bool(self._timers) or self._terminated
 
     def _look_up(self) -> None:
-        """Sees to what does not come through the mailbox."""
-        if not _is_running(self._owner, self._owner_fd):
+        """Sees to what does not come through the mailbox, where messages are all that comes."""
+        for fd, _ in self._poll.poll(0):
+            self._notice(fd)
+        if self._owner_fd is None and not _is_running(self._owner):
             raise _Stop(_ORPHANED, 1)
-        self._flush()
 
-    def _flush(self) -> None:
-        for way, frames in list(self._unsent.items()):
-            try:
-                while frames and way.try_send(frames[0]):
-                    frames.popleft()
-            except ActorError:
-                frames.clear()
-            if not frames:
-                del self._unsent[way]
-                self._poll.unregister(way.file)
+    def _notice(self, fd: int) -> None:
+        if fd == self._owner_fd:
+            raise _Stop(_ORPHANED, 1)
+        if fd != self.fd:
+            self._askers.attend(fd)
+        elif self._inbox.is_empty():
+            self._inbox.pull()
 
     def _nudge(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: the loop will wake anyway
@@ -361,25 +326,13 @@ class Loop:
         if count:
             log.warning("actor %r has ended: %d messages that came too late were not executed", self._name, count)
 
-    def _linger(self) -> None:
-        """Waits until the askers have taken their replies, while they live and read."""
-        deadline = time.monotonic() + _LINGER
-        while self._unsent and time.monotonic() < deadline:
-            way = next(iter(self._unsent))
-            _waiting.wait(way.file, select.POLLOUT, deadline)
-            self._flush()
 
-
-def _is_running(pid: int, pidfd: int | None) -> bool:
-    if pidfd is None:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return not poll.poll(0)
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def open_process(pid: int) -> int | None:

@@ -83,7 +83,7 @@ _homes: dict[str, Home] = {}
 
 
 def home(neighbour: str | None = None) -> Home:
-    """The runtime directory where ``neighbour``, a mailbox's path, lives; or else this process's first, or a new one."""
+    """The runtime directory that the mailbox ``neighbour`` is in; or else this process's first, or a new one."""
     path = os.path.dirname(neighbour) if neighbour else next(iter(_homes), None)
     found = _homes.get(path) if path else None
     if found is None:
@@ -93,6 +93,25 @@ def home(neighbour: str | None = None) -> Home:
         # A process of multiprocessing forgets the finalizers that it inherits.
         util.register_after_fork(found, _leave_at_exit)
     return found
+
+
+#: In an actor's process its own mailbox: what belongs to it goes in there, and with it.
+_own: str | None = None
+
+
+def belongs_to(mailbox: str) -> None:
+    """Makes ``mailbox`` the place for what this process makes for itself."""
+    global _own
+    _own = mailbox
+
+
+def new_replies(neighbour: str) -> str:
+    """Makes a directory for the replies to this process, which asks ``neighbour`` first."""
+    if _own is None:
+        return home(None if _homes else neighbour).new_mailbox()
+    path = f"{_own}/replies"
+    os.mkdir(path, 0o700)
+    return path
 
 
 def remove(path: str) -> None:
@@ -117,6 +136,12 @@ def remove(path: str) -> None:
         return
 
 
+def remove_abandoned(mailbox: str) -> None:
+    """Removes a mailbox whose reader, which was killed, could not; nothing that is not in a runtime directory."""
+    if any(part.startswith(_mine()) for part in mailbox.split("/")[:-1]):
+        remove(mailbox)
+
+
 def unlink(path: str) -> None:
     try:
         os.unlink(path)
@@ -128,7 +153,7 @@ def _make() -> Home:
     base = os.path.abspath(os.environ.get(VARIABLE) or _base())
     _sweep(base)
     while True:
-        path = f"{base}/{PREFIX}{os.geteuid()}-{os.urandom(8).hex()}"
+        path = f"{base}/{_mine()}{os.urandom(8).hex()}"
         os.mkdir(path, 0o700)
         try:
             return Home(path)
@@ -148,9 +173,8 @@ def _base() -> str:
 
 
 def _sweep(base: str) -> None:
-    mine = f"{PREFIX}{os.geteuid()}-"
     for name in os.listdir(base):
-        if name.startswith(mine):
+        if name.startswith(_mine()):
             path = f"{base}/{name}"
             try:
                 fd = _open_private(path)
@@ -160,6 +184,10 @@ def _sweep(base: str) -> None:
                 _remove_unused(path, fd)
             finally:
                 os.close(fd)
+
+
+def _mine() -> str:
+    return f"{PREFIX}{os.geteuid()}-"
 
 
 def _remove_unused(path: str, fd: int) -> None:
@@ -190,6 +218,8 @@ def _leave(home: Home) -> None:
 
 
 def _forget() -> None:
+    global _own
+    _own = None
     for left in _homes.values():
         left.forget()
     _homes.clear()

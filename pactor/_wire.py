@@ -21,8 +21,8 @@ import pickle
 import select
 import struct
 import weakref
-from multiprocessing.reduction import ForkingPickler
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 #: PIPE_BUF; 512 is the least that POSIX allows.

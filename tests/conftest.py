@@ -22,6 +22,24 @@ def context(request):
     return multiprocessing.get_context(request.param)
 
 
+@pytest.fixture
+def start(context):
+    """Starts a process; those that have not ended at the end of the test are killed."""
+    started = []
+
+    def start(target, *args):
+        process = context.Process(target=target, args=args)
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+        process.close()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _started():
     """Has everything running that a process of pactor and of multiprocessing keeps: it is no leak."""

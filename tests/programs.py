@@ -39,6 +39,6 @@ def run(script, method, directory):
         text=True,
         timeout=LIMIT,
     )
-    assert ("", 0) == (result.stderr, result.returncode), result.stdout
+    assert ("", 0) == (result.stderr, result.returncode), f"{result.stderr}\n{result.stdout}"
     assert [] == list(home.iterdir())
     return result.stdout

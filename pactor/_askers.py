@@ -1,0 +1,106 @@
+"""The replies' way back: from an actor to those who asked it.
+
+A reply waits for nobody: where the asker's FIFO is full, it is kept here and sent when there is room. And an asker
+that is gone is noticed, like all that ends, by `select.poll`; what a killed one left is removed.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import select
+import struct
+import time
+
+from . import _runtime, _waiting, _wire
+from ._channel import Channel, channel
+from ._errors import ActorError
+
+#: Askers whose mailboxes are kept open.
+_MAX_OPEN = 32
+
+_reply_header = struct.Struct("<HBQ").pack  # a frame's header and REPLY_HEAD
+_REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
+
+
+class Askers:
+    """The ways to the askers; ``poll`` is what the actor waits with."""
+
+    def __init__(self, poll: select.poll) -> None:
+        self._poll = poll
+        self._ways: dict[bytes, Channel] = {}
+        self._unsent: dict[bytes, collections.deque[bytes]] = {}
+
+    def reply(self, asker: bytes, number: int, kind: int, value: object) -> None:
+        """Sends a reply, or keeps it until there is room. Raises what pickling raises."""
+        way = self._ways.get(asker) or self._meet(asker)
+        try:
+            data = pickle.dumps(value, 5)
+            size = _REPLY_SIZE + len(data)
+            if size <= _wire.MAX_FRAME:
+                os.write(way.fd, _reply_header(size, kind, number) + data)
+                return
+        except Exception:
+            pass  # as in the methods of a proxy: there is more to do
+        try:
+            frame = way.pack(kind, _wire.REPLY_HEAD.pack(number), value)
+            if asker in self._unsent:
+                self._unsent[asker].append(frame)
+            elif not way.try_send(frame):
+                self._unsent[asker] = collections.deque([frame])
+                self._poll.modify(way.file, select.POLLOUT)
+        except ActorError:
+            self._part(asker)  # nobody waits any more
+
+    def attend(self, fd: int) -> None:
+        """Does what ``poll`` reported for one of the ways."""
+        for asker, way in list(self._ways.items()):
+            if way.file == fd:
+                try:
+                    self._send_rest(asker, way)
+                except ActorError:
+                    self._part(asker)
+
+    def end(self, seconds: float) -> None:
+        """Waits until the askers have taken their replies, while they live and read, for so long at most."""
+        deadline = time.monotonic() + seconds
+        while self._unsent and time.monotonic() < deadline:
+            fd = self._ways[next(iter(self._unsent))].file
+            if _waiting.wait(fd, select.POLLOUT, deadline):
+                self.attend(fd)
+        for fd, _ in self._poll.poll(0):
+            self.attend(fd)
+
+    def _send_rest(self, asker: bytes, way: Channel) -> None:
+        frames = self._unsent.get(asker)
+        while frames and way.try_send(frames[0]):
+            frames.popleft()
+        if frames:
+            return
+        self._unsent.pop(asker, None)
+        self._poll.modify(way.file, 0)
+        if frames is None:  # there was nothing to send: it has ended
+            way.end()
+            raise way.error()
+
+    def _meet(self, asker: bytes) -> Channel:
+        way = channel(asker.decode(), "asker")
+        try:
+            way.open()
+        except ActorError:
+            return way
+        self._poll.register(way.file, 0)  # only its end, which is always reported
+        self._ways[asker] = way
+        if len(self._ways) > _MAX_OPEN:
+            idle = next((asker for asker in self._ways if asker not in self._unsent), None)
+            if idle is not None:
+                self._poll.unregister(self._ways.pop(idle).file)
+        return way
+
+    def _part(self, asker: bytes) -> None:
+        self._unsent.pop(asker, None)
+        way = self._ways.pop(asker, None)
+        if way is not None:
+            self._poll.unregister(way.file)
+            _runtime.remove_abandoned(way.mailbox)

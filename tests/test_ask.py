@@ -1,0 +1,444 @@
+"""Asks: their futures, and what comes back."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pickle
+import signal
+import threading
+import time
+from concurrent.futures import CancelledError, as_completed, wait
+
+import pytest
+from support import LIMIT, Counter, Recorder, eventually, reached
+
+from pactor import Actor, ActorDied, ActorError, Future, RemoteError, ask
+
+
+@pytest.fixture
+def recorder(context):
+    with Actor(Recorder(), context=context) as actor:
+        yield actor.proxy
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A file that Recorder.wait_for waits for; it is there at the end at the latest."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
+
+
+def test_the_reply_is_a_future_of_the_standard_library(recorder):
+    future = ask(recorder.echo, [1, None, "x"])
+    assert isinstance(future, Future) and isinstance(future, concurrent.futures.Future)
+    assert [1, None, "x"] == future.result(LIMIT) == future.result()
+    assert None is future.exception()
+    assert (True, False, False) == (future.done(), future.cancelled(), future.running())
+    assert "finished" in repr(future)
+
+
+def test_ask_takes_only_methods_of_proxies():
+    for wrong in (print, Counter().total, "total", None):
+        with pytest.raises(TypeError, match="a method of a proxy"):
+            ask(wrong)
+
+
+class TwoArguments(Exception):
+    """Pickles, and does not load: its __init__ wants two arguments."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class Unpicklable(Exception):
+    def __init__(self):
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class Fails:
+    def fail(self, name):
+        if name == "two":
+            raise TwoArguments(1, 2)
+        if name == "unpicklable":
+            raise Unpicklable()
+        try:
+            return {}["missing"]
+        except KeyError as error:
+            raise {"value": ValueError, "stop": StopIteration, "base": BaseException}[name]("told") from error
+
+    def make(self):
+        return threading.Lock()
+
+    def lose(self):
+        return Unloadable()
+
+    def alive(self):
+        return True
+
+
+class Unloadable:
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse():
+    raise ValueError("refused to load")
+
+
+@pytest.fixture
+def fails(context):
+    with Actor(Fails(), context=context) as actor:
+        yield actor.proxy
+        assert ask(actor.proxy.alive).result(LIMIT)  # whatever it was
+
+
+@pytest.mark.parametrize(("name", "kind"), [("value", ValueError), ("stop", StopIteration), ("base", BaseException)])
+def test_an_exception_comes_back_with_its_type_and_the_remote_traceback(fails, name, kind):
+    future = ask(fails.fail, name)
+    error = future.exception(LIMIT)
+    assert kind is type(error)
+    assert ("told",) == error.args
+    assert "in fail" in str(error.__cause__) and "KeyError: 'missing'" in str(error.__cause__)
+    assert "_loop.py" not in str(error.__cause__)
+    with pytest.raises(kind):
+        future.result()
+
+
+@pytest.mark.parametrize(
+    ("name", "type_name", "message"),
+    [("two", "TwoArguments", "1 and 2"), ("unpicklable", "Unpicklable", "holds a lock")],
+)
+def test_an_exception_that_cannot_travel_comes_as_its_text(fails, name, type_name, message):
+    with pytest.raises(RemoteError, match=f"{type_name}: {message}") as caught:
+        ask(fails.fail, name).result(LIMIT)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (type_name, message) == (error.type_name, error.message)
+    assert "in fail" in error.traceback
+
+
+def test_a_value_that_cannot_be_pickled_fails_that_ask_and_is_named(fails):
+    with pytest.raises(RemoteError, match=r"make\(\) returned <unlocked _thread.lock.*can't be sent"):
+        ask(fails.make).result(LIMIT)
+
+
+def test_a_value_that_cannot_be_loaded_fails_that_ask(fails):
+    with pytest.raises(RemoteError, match="can't be loaded here: refused to load"):
+        ask(fails.lose).result(LIMIT)
+
+
+def test_an_argument_that_cannot_be_loaded_fails_that_ask(recorder):
+    with pytest.raises(ValueError, match="refused to load"):
+        ask(recorder.echo, Unloadable()).result(LIMIT)
+    recorder.note(Unloadable())
+    assert [] == ask(recorder.all).result(LIMIT)
+
+
+def test_result_times_out_and_the_reply_still_comes(recorder, gate):
+    future = ask(recorder.wait_for, gate)
+    for timeout in (0, -1, 0.01):
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(timeout)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.exception(timeout)
+    assert not future.done()
+    gate.touch()
+    assert None is future.result(LIMIT)
+
+
+def test_done_comes_true_for_one_that_only_looks(recorder):
+    future = ask(recorder.echo)
+    eventually(future.done)
+
+
+def test_cancel_gives_up_waiting_and_the_message_is_executed(recorder, gate):
+    recorder.wait_for(gate)
+    future = ask(recorder.note, 1)
+    assert future.cancel() and future.cancel() and future.cancelled() and future.done()
+    with pytest.raises(CancelledError):
+        future.result()
+    assert {future} == wait([future], LIMIT).done
+    gate.touch()
+    assert [1] == ask(recorder.all).result(LIMIT)
+
+
+def test_what_is_done_cannot_be_cancelled(recorder):
+    future = ask(recorder.echo)
+    future.result(LIMIT)
+    assert not future.cancel()
+    assert not future.cancelled()
+
+
+def test_callbacks_are_called_though_nobody_waits(recorder, gate):
+    called = []
+    recorder.wait_for(gate)
+    future = ask(recorder.echo, 3)
+    future.add_done_callback(called.append)
+    future.add_done_callback(lambda future: called.append(future.result()))
+    gate.touch()
+    eventually(lambda: len(called) == 2)
+    assert [future, 3] == called
+    future.add_done_callback(called.append)  # done: at once
+    assert 3 == len(called)
+
+
+def test_wait_and_as_completed(context, gate):
+    with Actor(Recorder(), context=context) as slow, Actor(Recorder(), context=context) as fast:
+        late = ask(slow.proxy.wait_for, gate)
+        early = [ask(fast.proxy.echo, i) for i in range(100)]
+        done, pending = wait([late, *early], LIMIT, return_when=concurrent.futures.FIRST_COMPLETED)
+        assert done and late in pending
+        assert set(range(100)) == {future.result() for future in as_completed(early, LIMIT)}
+        assert {late} == wait([late, *early], 0.01).not_done
+        gate.touch()
+        assert set() == wait([late, *early], LIMIT).not_done
+
+
+def test_wait_learns_of_a_death(recorder, gate):
+    pid = ask(recorder.pid).result(LIMIT)
+    future = ask(recorder.wait_for, gate)
+    killer = threading.Timer(0.05, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    assert {future} == wait([future], LIMIT).done
+    assert isinstance(future.exception(), ActorDied)
+    killer.join()
+
+
+def test_5_000_outstanding_asks(recorder):
+    futures = [ask(recorder.echo, i) for i in range(5_000)]
+    assert list(range(5_000)) == [future.result(LIMIT) for future in futures]
+
+
+def test_asks_that_nobody_reads_hold_up_nobody(recorder, context):
+    """The asker's mailbox is full, and yet the actor serves the others."""
+    with Actor(Asker(recorder), context=context) as asker:
+        asked = ask(asker.proxy.ask_and_sleep, 3_000)
+        eventually(lambda: len(ask(recorder.all).result(LIMIT)) == 3_000)
+        assert 3_000 == asked.result(LIMIT)
+
+
+class Asker:
+    def __init__(self, proxy):
+        self.proxy = proxy
+
+    def ask_and_sleep(self, count):
+        futures = [ask(self.proxy.note, i) for i in range(count)]
+        time.sleep(0.2)
+        return sum(future.result(LIMIT) is None for future in futures)
+
+    def ask_many(self, count):
+        return [ask(self.proxy.echo, i).result(LIMIT) for i in range(count)]
+
+
+def test_four_threads_ask_at_once(recorder):
+    def run(start):
+        results.append([ask(recorder.echo, i).result(LIMIT) for i in range(start, start + 500)])
+
+    results = []
+    threads = [threading.Thread(target=run, args=(1_000 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [list(range(i, i + 500)) for i in (0, 1_000, 2_000, 3_000)] == sorted(results)
+
+
+def test_a_thread_waits_for_what_another_asked(recorder, gate):
+    future = ask(recorder.wait_for, gate)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(future.result(LIMIT))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    reached(gate)
+    gate.touch()
+    for thread in threads:
+        thread.join()
+    assert [None] * 3 == results
+
+
+def test_threads_with_a_reply_leave_and_the_others_go_on(context, gate):
+    """The thread that reads for all has its reply first, or no more time: another must take over."""
+    with Actor(Recorder(), context=context) as slow, Actor(Recorder(), context=context) as quick:
+        late = [ask(slow.proxy.wait_for, gate) for _ in range(3)]
+        results = []
+        threads = [threading.Thread(target=lambda f=f: results.append(f.result(LIMIT))) for f in late]
+        threads += [threading.Thread(target=_times_out, args=(late[0],)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for i in range(200):
+            assert i == ask(quick.proxy.echo, i).result(LIMIT)
+        gate.touch()
+        for thread in threads:
+            thread.join()
+        assert [None] * 3 == results
+
+
+def _times_out(future):
+    for _ in range(10):
+        try:
+            future.result(0.005)
+        except concurrent.futures.TimeoutError:
+            pass
+
+
+def test_actors_ask_each_other_nested(context):
+    with (
+        Actor(Recorder(), context=context) as last,
+        Actor(Asker(last.proxy), context=context) as one,
+        Actor(Asker(last.proxy), context=context) as other,
+    ):
+        asked = [ask(actor.proxy.ask_many, 300) for actor in (one, other)]
+        assert [list(range(300))] * 2 == [future.result(LIMIT) for future in asked]
+
+
+def test_a_killed_bystander_harms_nobody(context):
+    with Actor(Recorder(), context=context) as actor:
+        bystanders = [context.Process(target=_hammer, args=(actor.proxy,)) for _ in range(3)]
+        for process in bystanders:
+            process.start()
+        eventually(lambda: len(set(ask(actor.proxy.all).result(LIMIT))) == 3)
+        for process in bystanders:
+            process.kill()
+            assert list(range(100)) == [ask(actor.proxy.echo, i).result(LIMIT) for i in range(100)]
+        for process in bystanders:
+            process.join(LIMIT)
+
+
+def _hammer(proxy):
+    while True:
+        ask(proxy.note, os.getpid())
+        ask(proxy.echo, bytes(100_000)).result()
+
+
+def test_an_actor_that_is_killed_under_load_ends_every_ask(context):
+    with Actor(Recorder(), context=context) as actor:
+        futures = [ask(actor.proxy.echo, i) for i in range(500)]
+        futures[10].result(LIMIT)
+        os.kill(actor.pid, signal.SIGKILL)
+        ended = [future.exception(LIMIT) for future in futures]
+        died = [error for error in ended if error is not None]
+        assert ended == [None] * (500 - len(died)) + died
+        assert all(isinstance(error, ActorDied) for error in died)
+
+
+def test_a_future_belongs_to_the_process_that_asked(recorder, gate):
+    future = ask(recorder.wait_for, gate)
+    pid = os.fork()
+    if not pid:
+        try:
+            future.result(LIMIT)
+        except RuntimeError:
+            os._exit(7)
+        os._exit(1)
+    assert 7 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    gate.touch()
+    assert None is future.result(LIMIT)
+
+
+def test_a_forked_child_asks_for_itself(recorder):
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            code = ask(recorder.echo, 7).result(LIMIT)
+        finally:
+            os._exit(code)
+    assert 1 == ask(recorder.echo, 1).result(LIMIT)
+    assert 7 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class Flooder:
+    """Sends to its peer as fast as it can, which does the same."""
+
+    def __init__(self):
+        self.count = 0
+
+    def flood(self, peer, n):
+        for _ in range(n):
+            peer.receive()
+
+    def receive(self):
+        self.count += 1
+
+    def received(self):
+        return self.count
+
+    def pass_on(self, ring, n):
+        for _ in range(n):
+            ring[0].receive()
+        if len(ring) > 1:
+            ring[1].pass_on(ring[1:], n)
+
+
+def test_actors_that_flood_each_other_do_not_deadlock(context):
+    with Actor(Flooder(), context=context) as one, Actor(Flooder(), context=context) as other:
+        one.proxy.flood(other.proxy, 10_000)
+        other.proxy.flood(one.proxy, 10_000)
+        for actor in (one, other):
+            eventually(lambda: ask(actor.proxy.received).result(LIMIT) == 10_000)  # noqa: B023
+
+
+def test_an_actor_that_waits_for_a_reply_takes_what_floods_it(context):
+    with Actor(Flooder(), context=context) as one, Actor(Recorder(), context=context) as two:
+        reply = ask(one.proxy.flood, one.proxy, 20_000)
+        echo = ask(two.proxy.echo, 1)
+        assert 1 == echo.result(LIMIT)
+        assert None is reply.result(LIMIT)
+        assert 20_000 == ask(one.proxy.received).result(LIMIT)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4_000, 4_096, 65_536, 1_000_000, 50_000_000])
+def test_payloads_of_any_size_both_ways(recorder, size):
+    value = os.urandom(min(size, 4096)) * (size // 4096 or 1)
+    assert value == ask(recorder.echo, value).result(LIMIT)
+    recorder.note(value)
+    assert [value] == ask(recorder.all).result(LIMIT)
+
+
+def test_numpy_arrays_come_mapped_and_writable(context):
+    numpy = pytest.importorskip("numpy")
+    with Actor(Recorder(), context=context) as actor:
+        array = numpy.arange(1_000_000.0)
+        back = ask(actor.proxy.echo, {"array": array, "again": array[:10]}).result(LIMIT)["array"]
+        assert (array == back).all()
+        assert not back.flags.owndata
+        back[0] = 5
+        array.flags.writeable = False
+        assert not ask(actor.proxy.echo, array).result(LIMIT).flags.writeable
+        del back
+
+
+def test_a_bound_makes_senders_wait(context, gate):
+    with Actor(Recorder(), maxsize=3, context=context) as actor:
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        sent = []
+        sender = threading.Thread(target=lambda: [sent.append(actor.proxy.note(i)) for i in range(10)])
+        sender.start()
+        eventually(lambda: len(sent) == 3)
+        assert 3 == actor._mailbox.slots.taken() if actor._mailbox.slots.fd >= 0 else 3 == len(sent)
+        gate.touch()
+        sender.join(LIMIT)
+        assert list(range(10)) == ask(actor.proxy.all).result(LIMIT)
+
+
+def test_a_sender_that_waits_learns_of_the_death(context, gate):
+    with Actor(Recorder(), maxsize=1, context=context) as actor:
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        errors = []
+        sender = threading.Thread(target=_send_until_error, args=(actor.proxy, errors))
+        sender.start()
+        actor.kill()
+        sender.join(LIMIT)
+        assert [ActorDied] == errors
+
+
+def _send_until_error(proxy, errors):
+    try:
+        while True:
+            proxy.note(1)
+    except ActorError as error:
+        errors.append(type(error))
