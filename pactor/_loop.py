@@ -199,6 +199,7 @@ class Loop:
         self._askers.end(_LINGER)  # before the end of reading, at which the askers give up
         if ending not in (_INTERRUPTED, _ORPHANED):  # the end of the program is no news
             self._count_undelivered()
+        _waiting.readers.remove(self)
         self._mailbox.stop_reading()
         if ending is _ORPHANED:
             self._mailbox.remove()

@@ -183,7 +183,6 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
 
     def remove(self) -> None:
         """Removes a mailbox that nobody reads any more."""
-        self._lease.forget()
         _runtime.remove(self.directory)
 
     def repair_slots(self) -> bool:
@@ -218,6 +217,8 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         self._lock = -1
         self._reading = threading.Lock()
         _mailboxes.add(self)
+        if private:  # its owner removes it, and has a channel as all its senders do
+            return
         _runtime.home(self.directory)
         self._lease = _runtime.Lease(self.directory)
         self._channel = _OwnChannel(self)
@@ -233,23 +234,24 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         """In the child: what the parent's descriptors stand for is the parent's."""
         if self._private and getattr(_heirloom, "mailbox", None) is not self:
             self.stop_reading()
-            self._lease.forget()
             return
         self._reading = threading.Lock()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
         with contextlib.suppress(FileNotFoundError):
+            if self.slots:
+                self.slots = ReaderSlots(self.directory, self._maxsize)
+            if self._private:
+                return
             _runtime.home(self.directory)
             self._lease.renew()
             if self.slots:
-                self.slots = ReaderSlots(self.directory, self._maxsize)
                 self._channel.renew_slots()
         self._release_at_exit()
 
     def _release_at_exit(self) -> None:
-        if not self._private:
-            util.Finalize(self, self._lease.release, exitpriority=2)
+        util.Finalize(self, self._lease.release, exitpriority=2)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # it was not made

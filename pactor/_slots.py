@@ -97,8 +97,9 @@ class ReaderSlots:
     __del__ = close
 
     def give(self) -> None:
-        """Puts the slot of a frame back that was handed out."""
-        os.write(self.fd, b"\0")
+        """Puts the slot of a frame back that was handed out; rubbish had none."""
+        if self.taken() > 0:
+            os.write(self.fd, b"\0")
 
     def taken(self) -> int:
         """How many are taken; where nothing is queued, by senders that are just sending, or were killed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -46,6 +47,8 @@ def _started():
     for method in METHODS:
         with Actor(Counter(), context=multiprocessing.get_context(method)) as actor:
             assert ask(actor.proxy.total).result(timeout=60) == 0
+    gc.collect()
+    gc.freeze()  # what is there now need not be looked through after every test
 
 
 @pytest.fixture(autouse=True)
@@ -77,22 +80,18 @@ def _names(path):
 def _children():
     """All processes that come from this one, but for the helpers that multiprocessing keeps."""
     parents = {}
-    names = {}
-    for entry in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            status, command = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        pid = int(entry.name)
-        parents[pid] = int(status.rpartition(")")[2].split()[1])
-        names[pid] = command.replace(b"\0", b" ").decode(errors="replace")
-    for pid, name in names.items():
-        ancestor = parents[pid]
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+    for pid, parent in parents.items():
+        ancestor = parent
         while ancestor in parents and ancestor != os.getpid():
             ancestor = parents[ancestor]
-        helper = "resource_tracker" in name or ("forkserver" in name and parents[pid] == os.getpid())
-        if ancestor == os.getpid() and not helper:
-            yield pid, name
+        if ancestor == os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+                name = file.read().replace("\0", " ")
+                if "resource_tracker" not in name and ("forkserver" not in name or parent != os.getpid()):
+                    yield pid, name
 
 
 def _descriptors():
