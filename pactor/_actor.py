@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import resource_tracker, util
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import _channel, _ending, _inbox, _loop, _proxy, _waiting, _wire
@@ -37,6 +36,7 @@ _INTERRUPT_AGAIN = 0.2
 
 _numbers: dict[str, itertools.count[int]] = {}
 _running: list[Actor[Any]] = []
+_closes_at_exit = False
 
 
 class Actor(Generic[T]):
@@ -124,8 +124,7 @@ class Actor(Generic[T]):
             _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
             self._proxy: Any = _proxy.make(cls, self._way)
             _running.append(self)
-            if len(_running) == 1:
-                util.Finalize(None, _close_all, exitpriority=100)
+            _close_at_exit()
         except BaseException:
             if self._process.pid is not None:
                 self._process.kill()
@@ -284,6 +283,8 @@ def _without_ctrl_c(start: Any) -> Iterator[None]:
     """
     method = start.get_start_method()
     if method != "fork":
+        from multiprocessing import resource_tracker
+
         resource_tracker.ensure_running()
     if method == "forkserver":
         from multiprocessing import forkserver
@@ -296,6 +297,15 @@ def _without_ctrl_c(start: Any) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _close_at_exit() -> None:
+    global _closes_at_exit
+    if not _closes_at_exit:
+        from multiprocessing import util
+
+        util.Finalize(None, _close_all, exitpriority=100)
+        _closes_at_exit = True
+
+
 def _close_all() -> None:
     """At the owner's exit. The newest first: it was made by one that knew the older, and may tell them something."""
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
@@ -305,7 +315,9 @@ def _close_all() -> None:
 
 
 def _after_fork() -> None:
+    global _closes_at_exit
     _running.clear()
+    _closes_at_exit = False
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from multiprocessing import util
 
 PREFIX = "pactor-"
 #: Where runtime directories are made, instead of ``/dev/shm`` or the temporary directory.
@@ -90,6 +89,8 @@ def home(neighbour: str | None = None) -> Home:
         found = Home(path) if path else _make()
         found = _homes.setdefault(found.path, found)
         _leave_at_exit(found)
+        from multiprocessing import util
+
         # A process of multiprocessing forgets the finalizers that it inherits.
         util.register_after_fork(found, _leave_at_exit)
     return found
@@ -208,6 +209,8 @@ def _open_private(path: str) -> int:
 
 
 def _leave_at_exit(home: Home) -> None:
+    from multiprocessing import util  # not before it is needed, as it imports a lot
+
     # Behind the actors' own finalizer: they end before the place that they live in.
     util.Finalize(None, _leave, (home,), exitpriority=1)
 

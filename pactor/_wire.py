@@ -78,11 +78,10 @@ def dumps(obj: object) -> bytes:
 
 def pack(directory: str, kind: int, head: bytes, obj: object) -> bytes:
     """Returns the frame for ``obj`` to the mailbox ``directory``; a large object has been stored there."""
-    body = dumps(obj)
-    if HEADER_SIZE + len(head) + len(body) <= MAX_FRAME:
-        return frame(kind, head, body)
-    del body  # a second time, its buffers out of band
-    return frame(kind | STORED, head, store(directory, obj))
+    body, buffers = _pickled(obj)
+    if not buffers and HEADER_SIZE + len(head) + len(body) <= MAX_FRAME:
+        return frame(kind, head, bytes(body))
+    return frame(kind | STORED, head, _stored(directory, body, buffers))
 
 
 def unpack(directory: str, kind: int, body: bytes) -> Any:
@@ -95,6 +94,11 @@ def store(directory: str, obj: object) -> bytes:
 
     Raises FileNotFoundError where the mailbox is gone, and OSError where there is no room; then nothing is left.
     """
+    return _stored(directory, *_pickled(obj))
+
+
+def _pickled(obj: object) -> tuple[bytes | memoryview, list[memoryview]]:
+    """Pickles, with large buffers out of band."""
     buffers: list[memoryview] = []
 
     def out_of_band(buffer: pickle.PickleBuffer) -> bool:
@@ -105,15 +109,18 @@ def store(directory: str, obj: object) -> bytes:
         return False
 
     try:
-        body: Any = pickle.dumps(obj, 5, buffer_callback=out_of_band)
+        return pickle.dumps(obj, 5, buffer_callback=out_of_band), buffers
     except Exception:
         buffers.clear()
-        import io
+    import io
 
-        file = io.BytesIO()
-        pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
-        pickler(file, 5, True, out_of_band).dump(obj)
-        body = file.getbuffer()
+    file = io.BytesIO()
+    pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
+    pickler(file, 5, True, out_of_band).dump(obj)
+    return file.getbuffer(), buffers
+
+
+def _stored(directory: str, body: bytes | memoryview, buffers: list[memoryview]) -> bytes:
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     parts: list[Any] = [_U64.pack(len(buffers)), _U64.pack(len(body)), index, body]
     end = 16 + len(index) + len(body)

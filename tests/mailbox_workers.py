@@ -90,13 +90,11 @@ def with_child(target, *args):
 
 
 def die(where, method, *args):
-    """Calls a method in a process that is killed at a place: a function's name, which "before" or "after" precedes."""
+    """Calls a method in a process that is killed at a place, as "after module:Class.function"."""
     when, name = where.split()
-    path, _, attribute = name.rpartition(".")
-    module, _, cls = path.partition(":")
-    owner = importlib.import_module(module)
-    for part in filter(None, cls.split(".")):
-        owner = getattr(owner, part)
+    module, path = name.split(":")
+    *owners, attribute = path.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
     function = getattr(owner, attribute)
 
     @functools.wraps(function)

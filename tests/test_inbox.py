@@ -154,21 +154,23 @@ RUBBISH = {
     "a huge size": b"\xff\xff\1" + bytes(100),
     "half a frame": frame(99, 500)[:300],
     "a frame, then rubbish": frame(99) + b"\xff" * 50,
-    **{f"random {seed}": random.Random(seed).randbytes(1 + 37 * seed) for seed in range(1, 60)},
+    "anything": None,
 }
 
 
 @pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
 @pytest.mark.parametrize("reader", ["the same", "another"])
 def test_rubbish_is_discarded_and_what_comes_later_is_not(inbox, fifo, path, rubbish, reader):
-    os.write(fifo, rubbish)
-    inbox.pull()
-    other = Inbox(path, fifo) if reader == "another" else inbox
-    other.recover()
-    assert len(other) <= len(rubbish)
-    bodies(other)
-    os.write(fifo, b"".join(map(frame, range(5))))
-    assert [body(number) for number in range(5)] == bodies(other)
+    for rubbish in [rubbish] if rubbish else [random.Random(seed).randbytes(1 + 37 * seed) for seed in range(100)]:
+        os.write(fifo, rubbish)
+        inbox.pull()
+        other = Inbox(path, fifo) if reader == "another" else inbox
+        other.recover()
+        assert len(other) <= len(rubbish)
+        bodies(other)
+        os.write(fifo, b"".join(map(frame, range(5))))
+        assert [body(number) for number in range(5)] == bodies(other)
+        inbox.recover()
     other.close()
 
 
