@@ -166,6 +166,8 @@ def _after_fork() -> None:
     _opening = threading.RLock()
     for way in list(_channels.values()):
         way.close()
+        way._is_reader = False
+        way.headers = _wire.ITEM_HEADERS
 
 
 os.register_at_fork(after_in_child=_after_fork)

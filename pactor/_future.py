@@ -353,7 +353,6 @@ def _after_fork() -> None:
     global _replies, _making
     _making = threading.Lock()
     if _replies is not None:
-        _waiting.readers.remove(_replies)
         _replies.close()
         _replies = None
 

@@ -28,6 +28,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _channel, _ending, _proxy, _runtime, _waiting, _wire
@@ -44,8 +45,7 @@ _LOOK_UP = 256
 #: How long an actor that ends waits for askers that do not read, in seconds.
 _LINGER = 10.0
 #: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
-_LOOK_AGAIN = 0.05
-_OWNER_AGAIN = 0.5
+_LOOK_AGAIN = 0.1
 
 _INTERRUPTED = Ending(False, "was interrupted, by Ctrl-C or SIGINT")
 _ORPHANED = Ending(False, "ended, as the process that owned it is gone")
@@ -69,7 +69,7 @@ def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner
         try:
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, loop.interrupt)
+            _take_sigterm(loop.interrupt)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the owner blocked it for the start
             loop.build(target)
             loop.run()
@@ -83,6 +83,20 @@ def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner
     loop.end(ending)
     if exitcode:
         raise SystemExit(exitcode)
+
+
+def _take_sigterm(handler: Callable[..., None]) -> None:
+    """Sets the handler, for this process alone: what it forks can be terminated as ever, from its first moment."""
+    before = signal.signal(signal.SIGTERM, handler)
+
+    def give_back() -> None:
+        if signal.getsignal(signal.SIGTERM) == handler:
+            signal.signal(signal.SIGTERM, before)
+        unblock()
+
+    unblock = functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
+    block = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=give_back)
 
 
 class Timer:
@@ -281,11 +295,15 @@ class Loop:
     def _wait(self) -> None:
         """Waits for something to do."""
         deadline = self._timers[0][0] if self._timers else None
-        if self._owner_fd is None or self._mailbox.repair_slots():
-            soon = time.monotonic() + (_LOOK_AGAIN if self._mailbox.slots else _OWNER_AGAIN)
+        slots = self._mailbox.slots
+        if self._owner_fd is None or (slots and slots.taken()):
+            soon = time.monotonic() + _LOOK_AGAIN
             deadline = soon if deadline is None else min(deadline, soon)
-        for fd, _ in self._patience.poll(self._poll, deadline):
+        events = self._patience.poll(self._poll, deadline)
+        for fd, _ in events:
             self._notice(fd)
+        if not events:
+            self._mailbox.repair_slots()
         if self._attention:
             self._attend()
         if self._owner_fd is None:
@@ -325,7 +343,7 @@ class Loop:
             # An ask is ended by the asker itself, and what the actor meant to do next is nobody's loss.
             count += body is not None and self._inbox.kind & ~_wire.STORED == _wire.ITEM
         if count:
-            log.warning("actor %r has ended: %d messages that came too late were not executed", self._name, count)
+            log.warning("actor %r has ended; messages that it did not execute: %d", self._name, count)
 
 
 def _is_running(pid: int) -> bool:
@@ -350,7 +368,7 @@ def _portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
         pickled = _wire.dumps(error)
     except Exception:
         pickled = None
-    return pickled, type(error).__qualname__, str(error), _traceback(error)
+    return pickled, type(error).__qualname__, _text(error), _traceback(error)
 
 
 def _without_loop(error: BaseException) -> BaseException:
@@ -361,12 +379,26 @@ def _without_loop(error: BaseException) -> BaseException:
 
 def _traceback(error: BaseException) -> str:
     import traceback
+    import warnings
 
-    return "".join(traceback.format_exception(_without_loop(error)))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # linecache has some for modules that were imported in an unusual way
+            return "".join(traceback.format_exception(_without_loop(error)))
+    except Exception:  # of its __str__, or its __traceback__: whatever a class may do
+        return f"{type(error).__name__}, whose traceback can't be shown\n"
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = _text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its text can't be shown"
 
 
 def _shown(value: object) -> str:

@@ -185,13 +185,11 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         """Removes a mailbox that nobody reads any more."""
         _runtime.remove(self.directory)
 
-    def repair_slots(self) -> bool:
-        """For a reader that has nothing left to read; returns whether to look again soon."""
+    def repair_slots(self) -> None:
+        """For a reader to whom nothing came for a while."""
         if self.slots and self.slots.taken():
             inbox = self.open_inbox()
             self.slots.repair(lambda: not inbox.pull())
-            return True
-        return False
 
     def _make(self, maxsize: int, private: bool) -> None:
         self.directory = _runtime.home().new_mailbox()
@@ -264,10 +262,15 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
             raise ValueError(f"{self!r} is closed")
 
     def _wait(self, deadline: float | None) -> bool:
-        soon = time.monotonic() + _LOOK_AGAIN if self.repair_slots() else None
-        if deadline is None or soon is None:
-            return wait(self.fifo, select.POLLIN, deadline or soon) or soon is not None
-        return wait(self.fifo, select.POLLIN, min(deadline, soon)) or soon < deadline
+        """Waits until there may be something to read; False once the deadline is past."""
+        if self.slots is None or not self.slots.taken():
+            return wait(self.fifo, select.POLLIN, deadline)
+        soon = time.monotonic() + _LOOK_AGAIN
+        if deadline is not None and deadline <= soon:
+            return wait(self.fifo, select.POLLIN, deadline)
+        if not wait(self.fifo, select.POLLIN, soon):
+            self.repair_slots()
+        return True
 
     @contextlib.contextmanager
     def _sole_reader(self, deadline: float | None) -> Iterator[Inbox]:

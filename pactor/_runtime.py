@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 
 PREFIX = "pactor-"
 #: Where runtime directories are made, instead of ``/dev/shm`` or the temporary directory.
@@ -28,9 +29,10 @@ class Lease:
     Raises FileNotFoundError where the directory is gone, and PermissionError where it is not this user's own.
     """
 
+    _fd = -1
+
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = -1
         self.renew()
 
     def renew(self) -> None:
@@ -53,11 +55,13 @@ class Lease:
             _remove_unused(self.path, self._fd)
             self.forget()
 
-    def forget(self) -> None:
+    def forget(self, _close: Callable[[int], None] = os.close) -> None:
         """Lets go without looking back."""
         if self._fd >= 0:
-            os.close(self._fd)
+            _close(self._fd)
             self._fd = -1
+
+    __del__ = forget
 
 
 class Home(Lease):

@@ -72,6 +72,8 @@ class SenderSlots:
 class ReaderSlots:
     """The reader's side."""
 
+    fd = -1
+
     def __init__(self, mailbox: str, maxsize: int, fd: int = -1) -> None:
         self.maxsize = maxsize
         self.fd = fd if fd >= 0 else os.open(f"{mailbox}/slots", os.O_RDWR | os.O_NONBLOCK)

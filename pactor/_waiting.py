@@ -3,6 +3,7 @@
 Two processes that wait for room in each other's mailboxes would wait for ever if neither read its own. So whoever
 waits in pactor, for whatever, goes on reading what comes to its own process: an actor its mailbox, an asker its
 replies. Both register here.
+
 A wait that sleeps costs two trips to the scheduler, several times as much as a message. So `Patience` looks a few
 more times before it sleeps, for as long as that has lately been worth it.
 """
@@ -32,6 +33,9 @@ class Reader(Protocol):
 
 
 readers: list[Reader] = []
+
+# What a forked child inherits is its parent's to read.
+os.register_at_fork(after_in_child=readers.clear)
 
 #: What `select.poll` takes at most, 24 days: who has more time looks again.
 _LONGEST = 2**31 - 1

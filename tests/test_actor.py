@@ -406,9 +406,33 @@ def _fork_and_sleep():
     return pid
 
 
+def test_what_an_actor_forks_is_a_process_like_any_other(context):
+    """It can be terminated, and asks and tells for itself, also the actor that it comes from."""
+    with Actor(Forker(), context=context) as actor, Actor(Counter(), context=context) as counter:
+        assert -signal.SIGTERM == ask(actor.proxy.terminate_child).result(LIMIT)
+        assert 0 == ask(actor.proxy.child_asks, counter.proxy).result(LIMIT)
+        assert 1 == ask(counter.proxy.total).result(LIMIT)
+
+
 class Forker:
     def fork(self):
         return _fork_and_sleep()
+
+    def terminate_child(self):
+        pid = _fork_and_sleep()
+        os.kill(pid, signal.SIGTERM)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def child_asks(self, proxy):
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                proxy.add()
+                code = ask(proxy.total).result(LIMIT) - 1
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def sleep(self):
         time.sleep(1000)

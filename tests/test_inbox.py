@@ -297,7 +297,7 @@ def scripts():
     yield "making room", [*fill * 4, *[("take", 0)] * 3, *[*fill, ("take", 0)] * 8]
     yield "closing", [("close", 0), *fill * 2, ("send", 900), ("close", 0), ("pull", 0), *fill, *[("take", 0)] * 7]
     # Random ones that, between them, do everything in every order.
-    for seed in range(6):
+    for seed in range(1, 4):
         choice = random.Random(seed)
         steps = ["send"] * 3 + ["pull"] * 2 + ["take"] * 2 + ["finish"]
         yield f"random {seed}", [(choice.choice(steps), choice.choice([10, 60, 900, 4000])) for _ in range(60)]

@@ -34,6 +34,10 @@ from support import LIMIT, Recorder, eventually
 from pactor import Actor, Mailbox, ask
 
 
+#: Without a bound and with one: all start methods with the one in which there is more.
+BOTH = [("fork", 0), ("fork", 4), ("forkserver", 4), ("spawn", 4)]
+
+
 def exitcode(process):
     process.join(LIMIT)
     return process.exitcode
@@ -420,7 +424,7 @@ def test_put_nowait_finds_room_however_busy_the_readers_are(start):
     assert [0, 0] == [*map(exitcode, processes)]
 
 
-@pytest.mark.parametrize("maxsize", [0, 3])
+@pytest.mark.parametrize(("context", "maxsize"), BOTH, indirect=["context"])
 def test_many_put_and_get_at_once_each_item_once_and_in_order(start, tmp_path, maxsize):
     mailbox = Mailbox(maxsize)
     before = names(mailbox)

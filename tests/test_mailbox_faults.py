@@ -18,7 +18,7 @@ from queue import Empty, Full
 import pytest
 from mailbox_workers import SIZES, consume, die, get_into, item, produce, put_all, record, recorded
 from support import LIMIT, eventually
-from test_mailbox import drained, exitcode, is_being_read, names
+from test_mailbox import BOTH, drained, exitcode, is_being_read, names
 
 from pactor import Mailbox, _mailbox, _runtime, _wire
 
@@ -37,6 +37,13 @@ def assert_works(mailbox, maxsize=0):
         assert (maxsize or 3, [*range(maxsize or 3)]) == (mailbox.qsize(), drained(mailbox))
 
 
+def rows(table):
+    """All rows with one start method, and each third with the others, which differ in how a process gets its mailbox."""
+    for number, (name, row) in enumerate(table.items()):
+        for method in ("fork", "forkserver", "spawn")[: 1 if number % 3 else 3]:
+            yield pytest.param(method, *row, id=f"{name}, {method}")
+
+
 # Where a process is killed. A sender puts "mine" into a mailbox with "before" in it.
 
 SENDERS = {
@@ -49,19 +56,16 @@ SENDERS = {
 }
 
 
-@pytest.mark.parametrize(("where", "put", "payload"), SENDERS.values(), ids=SENDERS)
-@pytest.mark.parametrize("maxsize", [0, 3])
-def test_a_killed_sender_harms_nobody(start, where, put, payload, maxsize):
-    if "Slots" in where and not maxsize:
-        return
-    mailbox = Mailbox(maxsize)
+@pytest.mark.parametrize(("context", "where", "put", "payload"), rows(SENDERS), indirect=["context"])
+def test_a_killed_sender_harms_nobody(start, where, put, payload):
+    mailbox = Mailbox(3)
     nothing = names(mailbox)
     mailbox.put("before")
     mine = b"x" * 50_000_000 if where.startswith("half") else b"x" * LARGE
     assert -signal.SIGKILL == exitcode(start(die, where, mailbox.put, mine))
     mailbox.put("behind")
     assert ["before", *[mine] * put, "behind"] == drained(mailbox)
-    assert_works(mailbox, maxsize)
+    assert_works(mailbox, 3)
     # The file of a payload that is complete is found by nobody, until the mailbox goes.
     assert len(nothing) + (payload and not put) == len(names(mailbox))
 
@@ -81,12 +85,9 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize(("where", "got"), READERS.values(), ids=READERS)
-@pytest.mark.parametrize("maxsize", [0, 3])
-def test_a_killed_reader_takes_with_it_what_it_had_in_hand_and_nothing_else(start, where, got, maxsize):
-    if "Slots" in where and not maxsize:
-        return
-    mailbox = Mailbox(maxsize)
+@pytest.mark.parametrize(("context", "where", "got"), rows(READERS), indirect=["context"])
+def test_a_killed_reader_takes_with_it_what_it_had_in_hand_and_nothing_else(start, where, got):
+    mailbox = Mailbox(3)
     nothing = names(mailbox)
     put_all(mailbox, ["first", b"x" * LARGE, "last"])
     if "pull" not in where:
@@ -94,14 +95,13 @@ def test_a_killed_reader_takes_with_it_what_it_had_in_hand_and_nothing_else(star
     assert -signal.SIGKILL == exitcode(start(die, where, mailbox.get))
     left = ["first", b"x" * LARGE, "last"] if "pull" in where else [b"x" * LARGE, "last"]
     assert left[got:] == drained(mailbox)
-    assert_works(mailbox, maxsize)
+    assert_works(mailbox, 3)
     assert nothing == names(mailbox)
 
 
-@pytest.mark.parametrize("maxsize", [0, 3])
-def test_a_reader_that_is_killed_while_it_waits_keeps_nobody_else_from_reading(start, maxsize):
-    mailbox, results = Mailbox(maxsize), Mailbox()
-    for _ in range(3):
+def test_a_reader_that_is_killed_while_it_waits_keeps_nobody_else_from_reading(start):
+    mailbox, results = Mailbox(3), Mailbox()
+    for _ in range(2):
         victim = start(mailbox.get)
         eventually(lambda: is_being_read(mailbox))
         other = start(get_into, mailbox, results, 1)
@@ -110,7 +110,7 @@ def test_a_reader_that_is_killed_while_it_waits_keeps_nobody_else_from_reading(s
         mailbox.put("on")
         assert "on" == results.get(timeout=LIMIT)
         assert 0 == exitcode(other)
-        assert_works(mailbox, maxsize)
+        assert_works(mailbox, 3)
 
 
 def test_a_sender_that_is_killed_while_it_waits_keeps_nobody_else_from_sending(start):
@@ -170,12 +170,12 @@ def put_slowly(mailbox, has_slot, go):
     mailbox.put("slow")
 
 
-@pytest.mark.parametrize("maxsize", [0, 4])
+@pytest.mark.parametrize(("context", "maxsize"), BOTH, indirect=["context"])
 def test_consumers_that_are_killed_at_random_lose_at_most_what_they_had_in_hand(start, context, tmp_path, maxsize):
     """Each item comes once, to one of them, and each sender's in order."""
     choice = random.Random(1)
     mailbox = Mailbox(maxsize)
-    count, kills = 400, 8 if context.get_start_method() == "fork" else 3
+    count, kills = 300, 8 if context.get_start_method() == "fork" else 2
     producers = [start(produce, mailbox, name, count) for name in ("a", "b")]
     paths = [tmp_path / f"{number}" for number in range(kills + 1)]
     for path in paths[:-1]:
@@ -200,11 +200,11 @@ def test_consumers_that_are_killed_at_random_lose_at_most_what_they_had_in_hand(
     assert [] == [name for name in names(mailbox) if name[0].isdigit()]
 
 
-@pytest.mark.parametrize("maxsize", [0, 4])
+@pytest.mark.parametrize(("context", "maxsize"), BOTH, indirect=["context"])
 def test_producers_that_are_killed_at_random_tear_nothing_and_leave_no_gap(start, context, maxsize):
     choice = random.Random(2)
     mailbox = Mailbox(maxsize)
-    count, kills = 300, 8 if context.get_start_method() == "fork" else 3
+    count, kills = 300, 8 if context.get_start_method() == "fork" else 2
     other = start(produce, mailbox, "other", count)
     seen = {"other": 0}
     for victim in range(kills):
@@ -230,7 +230,8 @@ def see(found, seen):
 
 
 def test_a_reader_that_is_stopped_holds_nobody_up_for_ever_and_goes_on_in_order(start, monkeypatch):
-    monkeypatch.setattr(_mailbox, "_READER_STUCK", 0.05)
+    monkeypatch.setattr(_mailbox, "_READER_STUCK", 0.02)
+    monkeypatch.setattr(_mailbox, "_LOOK_AGAIN", 0.01)
     mailbox, results = Mailbox(), Mailbox()
     reader = start(get_into, mailbox, results, 10)
     mailbox.put(0)
@@ -238,10 +239,11 @@ def test_a_reader_that_is_stopped_holds_nobody_up_for_ever_and_goes_on_in_order(
     eventually(lambda: is_being_read(mailbox))
     os.kill(reader.pid, signal.SIGSTOP)
     sent = 1
-    with pytest.raises(Full):
-        while True:
-            mailbox.put_nowait((sent, bytes(4000)))
-            sent += 1
+    for size in (4000, 0):
+        with pytest.raises(Full):
+            while True:
+                mailbox.put_nowait((sent, bytes(size)))
+                sent += 1
     before = names(mailbox)
     with pytest.raises(Full):
         mailbox.put(bytes(LARGE), timeout=0.01)
@@ -287,8 +289,8 @@ def test_rubbish_in_the_fifo_harms_nobody(rubbish, maxsize, caplog):
     mailbox = Mailbox(maxsize)
     before = names(mailbox)
     fd = os.open(f"{mailbox.directory}/fifo", os.O_WRONLY)
-    for seed in range(1 if rubbish else 40):
-        os.write(fd, rubbish or random.Random(seed).randbytes(seed * 50 + 1))
+    for seed in range(1 if rubbish else 15):
+        os.write(fd, rubbish or random.Random(seed).randbytes(seed * 100 + 1))
         mailbox.qsize()
         for _ in range(100):
             try:
@@ -403,6 +405,15 @@ def test_with_the_disk_full_put_raises_oserror_and_nobody_dies(tmp_path):
                         failed.add(error.errno)
                     if filled:
                         fill()
+                if filled:
+                    before = sorted(os.listdir(home))
+                    try:
+                        pactor.Mailbox()
+                    except OSError as error:
+                        failed.add(error.errno)
+                    else:
+                        failed.add("nothing")
+                    assert before == sorted(os.listdir(home))
                 os.truncate(filler, 0)
                 os.lseek(filler, 0, 0)
             for number in range(sent):
