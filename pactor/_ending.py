@@ -11,18 +11,18 @@ import collections
 import os
 import pickle
 import signal
-from typing import NamedTuple
 
 from . import _inbox, _runtime
 from ._errors import ActorClosed, ActorDied, ActorError, RemoteTraceback
 
 
-class Ending(NamedTuple):
+class Ending:
     """Why an actor takes no more messages."""
 
-    closed: bool  #: it was asked to end
-    reason: str  #: reads on after "actor 'x' "
-    traceback: str = ""  #: of the exception that ended it
+    def __init__(self, closed: bool, reason: str, traceback: str = "") -> None:
+        self.closed = closed  #: it was asked to end
+        self.reason = reason  #: reads on after "actor 'x' "
+        self.traceback = traceback  #: of the exception that ended it
 
     def error(self, name: str) -> ActorError:
         error = (ActorClosed if self.closed else ActorDied)(f"actor {name!r} {self.reason}")
@@ -53,7 +53,7 @@ def write(mailbox: str, ending: Ending) -> None:
     """Leaves the note in the mailbox; whole or not at all."""
     temporary = f"{mailbox}/note.{os.getpid()}"
     with open(temporary, "wb") as file:
-        pickle.dump(tuple(ending), file)
+        pickle.dump((ending.closed, ending.reason, ending.traceback), file)
     os.rename(temporary, f"{mailbox}/note")
 
 

@@ -266,11 +266,11 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         if self.slots is None or not self.slots.taken():
             return wait(self.fifo, select.POLLIN, deadline)
         soon = time.monotonic() + _LOOK_AGAIN
-        if deadline is not None and deadline <= soon:
-            return wait(self.fifo, select.POLLIN, deadline)
-        if not wait(self.fifo, select.POLLIN, soon):
-            self.repair_slots()
-        return True
+        until = soon if deadline is None else min(soon, deadline)
+        if wait(self.fifo, select.POLLIN, until):
+            return True
+        self.repair_slots()  # at the deadline too: some only ever wait for less than it takes to look again
+        return until == soon
 
     @contextlib.contextmanager
     def _sole_reader(self, deadline: float | None) -> Iterator[Inbox]:

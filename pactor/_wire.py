@@ -59,9 +59,21 @@ _numbers = itertools.count()
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
-#: The header of an ITEM whose body has so many bytes; an IndexError where that is too many for a frame.
-ITEM_HEADERS = [HEADER.pack(size, ITEM) for size in range(HEADER_SIZE, MAX_FRAME + 1)]
-OWN_ITEM_HEADERS = [HEADER.pack(size, ITEM | OWN) for size in range(HEADER_SIZE, MAX_FRAME + 1)]
+class _ItemHeaders(dict[int, bytes]):
+    """The header of an ITEM for the size of its body: looked up, as that is the fastest, and made at the first time."""
+
+    def __init__(self, kind: int) -> None:
+        self._kind = kind
+
+    def __missing__(self, size: int) -> bytes:
+        if size > MAX_FRAME - HEADER_SIZE:
+            raise IndexError(f"{size} bytes are too many for a frame")
+        header = self[size] = HEADER.pack(HEADER_SIZE + size, self._kind)
+        return header
+
+
+ITEM_HEADERS = _ItemHeaders(ITEM)
+OWN_ITEM_HEADERS = _ItemHeaders(ITEM | OWN)
 
 
 def frame(kind: int, head: bytes, body: bytes) -> bytes:
