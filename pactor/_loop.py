@@ -164,15 +164,18 @@ class Loop:
 
     def run(self) -> None:
         """Executes messages until the end; raises _Stop."""
-        inbox, obj, slots = self._inbox, self._object, self._mailbox.slots
+        inbox, obj, bound = self._inbox, self._object, self._mailbox.slots
         take, loads = inbox.take, pickle.loads
+        # By far the most: for them no call that can be spared.
+        told = {_wire.ITEM | _wire.OWN} if bound else {_wire.ITEM | _wire.OWN, _wire.ITEM}
+        asked = -1 if bound else _wire.ASK
         while True:
             for _ in range(_LOOK_UP):
                 body = take()
                 if body is None:
                     self._wait()
                     continue
-                if inbox.kind == _wire.ITEM and slots is None:  # by far the most: no call that can be spared
+                if inbox.kind in told:
                     try:
                         name, args, kwargs = loads(body)
                     except Exception as error:
@@ -182,7 +185,7 @@ class Loop:
                             getattr(obj, name)(*args, **kwargs)
                         except BaseException as error:
                             self._failed(name, error)
-                elif inbox.kind == _wire.ASK and slots is None:
+                elif inbox.kind == asked:
                     self._answer(_wire.ASK, body)
                 else:
                     self._receive(inbox.kind, body)

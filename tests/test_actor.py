@@ -41,7 +41,7 @@ def test_forwards_unknown_names_to_its_proxy():
         actor.add(2)
         assert 2 == ask(actor.total).result(LIMIT)
         assert "add" in dir(actor)
-        with pytest.raises(AttributeError, match="Counter.*no method 'nothing'"):
+        with pytest.raises(AttributeError, match=r"Counter.*no method 'nothing'"):
             actor.nothing()
 
 

@@ -105,7 +105,7 @@ def test_a_storm_of_self_messages_starves_nobody_and_ends_with_close(context):
 def test_a_flood_of_self_messages_does_not_keep_the_inbox(context):
     """Each message executed enqueues one: what was executed must make room."""
     with Actor(Recorder(), context=context) as actor:
-        for i in range(2_000):
+        for _ in range(2_000):
             actor.proxy.note_and_repeat(20)
         futures = [ask(actor.proxy.echo, i) for i in range(10)]
         assert list(range(10)) == [future.result(LIMIT) for future in futures]

@@ -16,6 +16,9 @@ from support import LIMIT, Counter, Recorder, eventually
 from pactor import Actor, ask
 
 
+UNPICKLABLE = threading.Lock()
+
+
 class Menagerie:
     """Has one method of each kind."""
 
@@ -24,7 +27,7 @@ class Menagerie:
     class Nested:
         pass
 
-    def plain(self, a, /, b, *more, c=object(), d: int = 1, **rest) -> str:
+    def plain(self, a, /, b, *more, c=UNPICKLABLE, d: int = 1, **rest) -> str:
         """Takes a lot."""
         return repr((a, b, more, d, sorted(rest.items())))
 
@@ -126,7 +129,7 @@ def test_an_argument_that_cannot_be_pickled_raises_in_the_caller(menagerie):
 
 @pytest.mark.parametrize("name", ["prop", "constant", "Nested", "nothing", "__call__"])
 def test_what_is_no_method_is_not_there(menagerie, name):
-    with pytest.raises(AttributeError, match="Menagerie.*no method"):
+    with pytest.raises(AttributeError, match=r"Menagerie.*no method"):
         getattr(menagerie, name)
 
 
