@@ -151,7 +151,8 @@ class Actor(Generic[T]):
     @property
     def exitcode(self) -> int | None:
         """As in `multiprocessing.Process`: None while it runs, -N where signal N killed it."""
-        exitcode: int | None = self._process.exitcode
+        with self._lock:  # Process.exitcode is not made for several threads
+            exitcode: int | None = self._process.exitcode
         return exitcode
 
     def is_alive(self) -> bool:
@@ -184,7 +185,7 @@ class Actor(Generic[T]):
         """
         self._check_owner()
         deadline = _waiting.deadline_in(timeout)
-        if self._process.exitcode is None:
+        if self.exitcode is None:
             with contextlib.ExitStack() as stack:
                 fd = _loop.open_process(self.pid)
                 if fd is None:
@@ -207,6 +208,8 @@ class Actor(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if os.getpid() != self._owner:
+            return  # a forked child leaves the block too
         self.close()
         self._see_off(kind is not None and issubclass(kind, KeyboardInterrupt))
 
@@ -243,17 +246,24 @@ class Actor(Generic[T]):
         ending = self._find_ending(mailbox)
         self._way.end(ending)
         self._way.find_ending = _ending.find
-        self._mailbox.remove()
-        if not ending.closed:
+        if ending.closed:
+            self._mailbox.remove()
+        else:
             _ending.leave(mailbox, ending)
 
     def _find_ending(self, mailbox: str) -> _ending.Ending:
         """How it ended, once its mailbox has no reader: the process is gone or about to go."""
         if note := _ending.read(mailbox):
             return note
-        self._process.join(_GONE)
-        exitcode = self._process.exitcode
-        return _ending.UNKNOWN if exitcode is None else _ending.of_exit(exitcode, self.pid)
+        with self._lock:
+            self._process.join(_GONE)
+            exitcode = self._process.exitcode
+        if exitcode is None:
+            return _ending.UNKNOWN
+        ending = _ending.of_exit(exitcode, self.pid)
+        with contextlib.suppress(OSError):
+            _ending.write(mailbox, ending)  # for the others, who can't see that
+        return ending
 
 
 def _check(name: str | None, maxsize: int, on_failure: str) -> None:
@@ -308,8 +318,10 @@ def _close_at_exit() -> None:
 
 def _close_all() -> None:
     """At the owner's exit. The newest first: it was made by one that knew the older, and may tell them something."""
-    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
-    for actor in reversed(list(_running)):
+    # In a session at a prompt, the last Ctrl-C may be long past.
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+    while _running:  # a thread may go on making some
+        actor = _running[-1]
         actor.close()
         actor._see_off(interrupted)
 

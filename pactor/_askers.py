@@ -7,7 +7,6 @@ that is gone is noticed, like all that ends, by `select.poll`; what a killed one
 from __future__ import annotations
 
 import collections
-import os
 import pickle
 import select
 import struct
@@ -37,12 +36,12 @@ class Askers:
         way = self._ways.get(asker) or self._meet(asker)
         try:
             data = pickle.dumps(value, 5)
+        except _wire.REFUSALS:
+            pass
+        else:
             size = _REPLY_SIZE + len(data)
-            if size <= _wire.MAX_FRAME:
-                os.write(way.fd, _reply_header(size, kind, number) + data)
+            if size <= _wire.MAX_FRAME and _wire.write_now(way.fd, _reply_header(size, kind, number) + data):
                 return
-        except Exception:
-            pass  # as in the methods of a proxy: there is more to do
         try:
             frame = way.pack(kind, _wire.REPLY_HEAD.pack(number), value)
             if asker in self._unsent:

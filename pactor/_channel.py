@@ -153,8 +153,15 @@ class Channel:
     def end(self, ending: _ending.Ending | None = None) -> None:
         """Notes that nothing goes this way any more, and why; looks for the reason where it is not given."""
         if self.ending is None:
-            self.ending = ending or self.find_ending(self.mailbox)
+            self.ending = ending or self.look()
         self.fd = -1  # the file stays open until nobody has the channel: another thread may be about to write
+
+    def look(self) -> _ending.Ending:
+        """Finds out how the actor ended, which has."""
+        try:
+            return self.find_ending(self.mailbox)
+        except OSError:  # no descriptor left to look with
+            return _ending.UNKNOWN
 
     def error(self) -> Exception:
         assert self.ending is not None
@@ -167,6 +174,7 @@ def _after_fork() -> None:
     for way in list(_channels.values()):
         way.close()
         way._is_reader = False
+        way.find_ending = _ending.find
         way.headers = _wire.ITEM_HEADERS
 
 

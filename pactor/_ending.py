@@ -96,9 +96,9 @@ _left: collections.deque[str] = collections.deque()
 
 
 def leave(mailbox: str, ending: Ending) -> None:
-    """Leaves the note where the mailbox was, for those who come late; of so many actors, the latest."""
-    os.mkdir(mailbox, 0o700)
+    """Leaves nothing of a mailbox but the note, for those who come late; of so many actors, the latest."""
     write(mailbox, ending)
+    _runtime.remove(mailbox, keep="note")
     _left.append(mailbox)
     if len(_left) > _MAX_LEFT:
         _runtime.remove(_left.popleft())

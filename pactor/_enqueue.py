@@ -43,7 +43,8 @@ class Enqueue:
         """The method of the proxy that has this method executed."""
         if self._names is None:
             methods = [name for name in dir(self._proxy) if not is_dunder(name)]
-            self._names = {getattr(self._proxy, name).__function__: name for name in methods}
+            functions = {name: getattr(self._proxy, name).__function__ for name in methods}
+            self._names = {function: name for name, function in functions.items() if function.__hash__}
         try:
             name = self._names[getattr(method, "__func__", method)]
         except (KeyError, TypeError):
@@ -81,22 +82,28 @@ class EnqueueLater(Enqueue):
 
 def check_injectable(cls: type) -> None:
     """Raises TypeError where instances of the class can't get an ``enqueue``."""
+    import inspect
+
     for name in NAMES:
-        attribute = getattr(cls, name, None)
+        attribute = inspect.getattr_static(cls, name, None)  # __getattr__ may have an answer to everything
         if attribute is not None and not (isinstance(attribute, _Slot) or _is_slot(attribute)):
             raise TypeError(
                 f"{cls.__qualname__} has a {name!r} of its own, the name that an actor calls itself by; rename it"
             )
-    if not (cls.__dictoffset__ or all(_is_slot(getattr(cls, name, None)) for name in NAMES) or _is_open(cls)):
+    if not (
+        cls.__dictoffset__ or all(_is_slot(inspect.getattr_static(cls, name, None)) for name in NAMES) or _is_open(cls)
+    ):
         raise TypeError(f"{cls.__qualname__} takes no attribute: derive a class from it, to be wrapped")
 
 
 def inject(obj: object, **values: Enqueue) -> None:
     """Sets the attributes, past a ``__setattr__`` of the class; where an instance has no room, in the class."""
+    import inspect
+
     cls = type(obj)
     for name, value in values.items():
-        here = getattr(obj, name, None)
-        if here is not None and not isinstance(here, Enqueue):
+        here = inspect.getattr_static(obj, name, None)
+        if here is not None and not _is_slot(here) and not isinstance(here, Enqueue):
             raise TypeError(f"the {cls.__qualname__} has a {name!r} of its own, the name that an actor calls itself by")
         try:
             object.__setattr__(obj, name, value)

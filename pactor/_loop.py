@@ -26,6 +26,8 @@ import os
 import pickle
 import select
 import signal
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,8 +42,9 @@ from ._log import log
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
 
-#: After so many messages in a row the loop looks up whether the owner is alive, and replies that wait have room.
-_LOOK_UP = 256
+#: How long messages in a row may take before the loop looks whether the owner is alive, and waiting replies have room,
+#: in seconds.
+_LOOK_UP = 0.05
 #: How long an actor that ends waits for askers that do not read, in seconds.
 _LINGER = 10.0
 #: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
@@ -64,6 +67,7 @@ class _Stop(BaseException):
 def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner: int) -> None:
     """What an actor's process does from its start to its end."""
     ending, exitcode = _ending.CLOSED, 0
+    signal.set_wakeup_fd(-1)  # a forked process has its parent's, which would hear of its signals
     loop = Loop(mailbox, name, on_failure, owner)
     try:
         try:
@@ -142,7 +146,10 @@ class Loop:
         self._owner_fd = open_process(owner)
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
-        self.fd = mailbox.fifo
+        self._fifo = mailbox.fifo
+        self._looked_up = 0.0
+        self._forked = False
+        os.register_at_fork(after_in_child=self._note_fork)
         _waiting.readers.append(self)
         _runtime.home(mailbox.directory)
         _runtime.belongs_to(mailbox.directory)
@@ -169,29 +176,30 @@ class Loop:
         # By far the most: for them no call that can be spared.
         told = {_wire.ITEM | _wire.OWN} if bound else {_wire.ITEM | _wire.OWN, _wire.ITEM}
         asked = -1 if bound else _wire.ASK
+        now = time.monotonic
         while True:
-            for _ in range(_LOOK_UP):
-                body = take()
-                if body is None:
-                    self._wait()
-                    continue
-                if inbox.kind in told:
-                    try:
-                        name, args, kwargs = loads(body)
-                    except Exception as error:
-                        self._unreadable(error)
-                    else:
-                        try:
-                            getattr(obj, name)(*args, **kwargs)
-                        except BaseException as error:
-                            self._failed(name, error)
-                elif inbox.kind == asked:
-                    self._answer(_wire.ASK, body)
+            body = take()
+            if body is None:
+                self._wait()
+                continue
+            if inbox.kind in told:
+                try:
+                    name, args, kwargs = loads(body)
+                except BaseException as error:
+                    self._unreadable(error)
                 else:
-                    self._receive(inbox.kind, body)
-                if self._attention:
-                    self._attend()
-            self._look_up()
+                    try:
+                        getattr(obj, name)(*args, **kwargs)
+                    except BaseException as error:
+                        self._failed(name, error)
+            elif inbox.kind == asked:
+                self._answer(_wire.ASK, body)
+            else:
+                self._receive(inbox.kind, body)
+            if self._attention:
+                self._attend()
+            if now() > self._looked_up + _LOOK_UP:
+                self._look_up()
 
     def later(self, delay: float, frame: bytes) -> Timer:
         """Has the frame sent to this actor itself after ``delay`` seconds."""
@@ -209,6 +217,8 @@ class Loop:
 
     def end(self, ending: Ending) -> None:
         """Tells whom it concerns that the actor takes no more messages, and why."""
+        if self._forked:
+            self._leave(1)
         try:
             _ending.write(self._mailbox.directory, ending)
         except OSError as error:
@@ -226,8 +236,12 @@ class Loop:
     def claim(self) -> bool:
         return threading.get_ident() == self._thread
 
-    def read(self) -> object:
-        return self._inbox.pull()
+    def register(self, poll: select.poll) -> None:
+        poll.register(self._fifo, select.POLLIN)
+
+    def read(self, fd: int) -> None:
+        if fd == self._fifo:
+            self._inbox.pull()
 
     def release(self) -> None:
         pass
@@ -245,7 +259,7 @@ class Loop:
     def _tell(self, kind: int, body: bytes) -> None:
         try:
             name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body)
-        except Exception as error:
+        except BaseException as error:
             return self._unreadable(error)
         try:
             getattr(self._object, name)(*args, **kwargs)
@@ -253,7 +267,10 @@ class Loop:
             self._failed(name, error)
 
     def _answer(self, kind: int, body: bytes) -> None:
-        number, length = _ask_head(body)
+        try:
+            number, length = _ask_head(body)
+        except struct.error as error:
+            return self._unreadable(error)
         end = _wire.ASK_HEAD.size + length
         asker = body[_wire.ASK_HEAD.size : end]
         name = "a message"
@@ -263,15 +280,29 @@ class Loop:
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
         except BaseException as error:
-            self._askers.reply(asker, number, _wire.ERROR, _portable(error))
+            self._reply_error(asker, number, _portable(error))
         else:
+            if self._forked:
+                self._leave(0)
             try:
                 self._askers.reply(asker, number, _wire.VALUE, value)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 text = f"{name}() returned {_shown(value)}, which can't be sent: {_said(error)}"
-                self._askers.reply(asker, number, _wire.ERROR, (None, type(error).__name__, text, _traceback(error)))
+                self._reply_error(asker, number, (None, type(error).__name__, text, _traceback(error)))
 
-    def _unreadable(self, error: Exception) -> None:
+    def _reply_error(self, asker: bytes, number: int, error: tuple[bytes | None, str, str, str]) -> None:
+        if self._forked:
+            self._leave(1)
+        try:
+            self._askers.reply(asker, number, _wire.ERROR, error)
+        except Exception as failure:  # no descriptor, no room, no such asker: he is not to be helped
+            log.error("actor %r (process %d): a reply can't be sent: %s", self._name, os.getpid(), _said(failure))
+
+    def _unreadable(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
         log.error(
             "actor %r (process %d): a message can't be loaded here: skipped", self._name, os.getpid(), exc_info=error
         )
@@ -307,13 +338,15 @@ class Loop:
             self._notice(fd)
         if not events:
             self._mailbox.repair_slots()
-        if self._attention:
+        if self._attention or self._timers:
             self._attend()
         if self._owner_fd is None:
             self._look_up()
 
     def _attend(self) -> None:
         """Does what is due between two messages."""
+        if self._forked:
+            self._leave(0)
         if self._terminated:
             raise _Stop(Ending(True, "was closed by SIGTERM"), 0)
         now = time.monotonic()
@@ -323,6 +356,7 @@ class Loop:
 
     def _look_up(self) -> None:
         """Sees to what does not come through the mailbox, where messages are all that comes."""
+        self._looked_up = time.monotonic()
         for fd, _ in self._poll.poll(0):
             self._notice(fd)
         if self._owner_fd is None and not _is_running(self._owner):
@@ -331,20 +365,31 @@ class Loop:
     def _notice(self, fd: int) -> None:
         if fd == self._owner_fd:
             raise _Stop(_ORPHANED, 1)
-        if fd != self.fd:
+        if fd != self._fifo:
             self._askers.attend(fd)
         elif self._inbox.is_empty():
             self._inbox.pull()
 
     def _nudge(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: the loop will wake anyway
-            os.write(self._own.file, _wire.frame(_wire.NUDGE, b"", b""))
+        _wire.write_now(self._own.file, _wire.NUDGE_FRAME)  # where there is no room it will wake anyway
+
+    def _note_fork(self) -> None:
+        """In a child that a method forks: it may go on in the method, but this is its parent's loop."""
+        self._forked = self._attention = True
+
+    def _leave(self, exitcode: int) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(exitcode)
 
     def _count_undelivered(self) -> None:
         count = 0
-        while (body := self._inbox.take()) is not None or self._inbox.pull():
-            # An ask is ended by the asker itself, and what the actor meant to do next is nobody's loss.
-            count += body is not None and self._inbox.kind & ~_wire.STORED == _wire.ITEM
+        for _ in range(2):  # what is here, and what is in the FIFO; who goes on sending learns of the end
+            while self._inbox.take() is not None:
+                # An ask is ended by the asker itself, and what the actor meant to do next is nobody's loss.
+                count += self._inbox.kind & ~_wire.STORED == _wire.ITEM
+            self._inbox.pull()
         if count:
             log.warning("actor %r has ended; messages that it did not execute: %d", self._name, count)
 
@@ -399,7 +444,7 @@ def _said(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return str.__str__(str(error))  # of a subclass, which may not be picklable, the plain text
     except Exception:
         return "its text can't be shown"
 

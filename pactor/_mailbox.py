@@ -348,6 +348,7 @@ def _after_fork() -> None:
     _births.release()
     for mailbox in list(_mailboxes):
         mailbox._after_fork()
+    _heirloom.mailbox = None
 
 
 os.register_at_fork(before=_births.acquire, after_in_parent=_births.release, after_in_child=_after_fork)

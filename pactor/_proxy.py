@@ -10,7 +10,6 @@ only travels through.
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 import sys
 import weakref
@@ -24,12 +23,17 @@ if TYPE_CHECKING:
     import inspect
     from typing import ParamSpec, TypeVar
 
-    from ._future import Future, Replies
+    from ._future import Future
+    from ._replies import Replies
 
     P = ParamSpec("P")
     R = TypeVar("R")
 
 _classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
+
+
+#: Too large for a frame, or nothing for the plain pickler.
+_SLOWER = (IndexError, *_wire.REFUSALS)
 
 
 class Proxy:
@@ -135,7 +139,7 @@ def ask(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[
 def _replies(mailbox: str) -> Replies:
     """Brings in the futures with the first ask: `concurrent.futures` imports more than all of pactor."""
     global _replies
-    from ._future import replies as _replies  # pyright: ignore[reportAssignmentType]
+    from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
 
     return _replies(mailbox)
 
@@ -145,19 +149,21 @@ def _method(cls: type, name: str) -> Callable[..., None]:
     target = getattr(cls, name)
     signature = _signature(cls, name)
     check = _checker(signature, f"{cls.__qualname__}.{name}")
-    dumps, write = pickle.dumps, os.write
+    dumps, write = pickle.dumps, _wire.write_now
 
     # The hottest function of all: one system call, and no call that can be spared.
     def method(self: Proxy, /, *args: Any, **kwargs: Any) -> None:
         check(self, *args, **kwargs)
+        way = self.__channel__
         try:
-            way = self.__channel__
             body = dumps((name, args, kwargs), 5)
-            write(way.fd, way.headers[len(body)] + body)
-            return
-        except Exception:
-            pass  # too large, not to be pickled like that, no room now, not open, ended: there is time to see which
-        self.__channel__.post(_wire.ITEM, b"", (name, args, kwargs))
+            frame = way.headers[len(body)] + body
+        except _SLOWER:
+            pass
+        else:
+            if write(way.fd, frame):
+                return
+        way.post(_wire.ITEM, b"", (name, args, kwargs))
 
     functools.update_wrapper(method, target, updated=())
     method.__name__ = name

@@ -119,17 +119,18 @@ def new_replies(neighbour: str) -> str:
     return path
 
 
-def remove(path: str) -> None:
-    """Removes a directory and all below it; what others remove meanwhile is no error."""
+def remove(path: str, keep: str = "") -> None:
+    """Removes a directory, or all in it but one file to keep; what others remove meanwhile is no error."""
     while True:
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         remove(entry.path)
-                    else:
+                    elif entry.name != keep:
                         unlink(entry.path)
-            os.rmdir(path)
+            if not keep:
+                os.rmdir(path)
         except FileNotFoundError:
             pass
         except OSError as error:

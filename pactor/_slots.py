@@ -84,10 +84,12 @@ class ReaderSlots:
         os.mkfifo(f"{mailbox}/slots", 0o600)
         slots = cls(mailbox, maxsize)
         try:
+            if maxsize >= 1 << 31:  # fcntl cuts it to what an int takes
+                raise OverflowError
             if hasattr(fcntl, "F_SETPIPE_SZ") and maxsize > fcntl.fcntl(slots.fd, fcntl.F_GETPIPE_SZ):
                 fcntl.fcntl(slots.fd, fcntl.F_SETPIPE_SZ, maxsize)
             slots._put(maxsize)
-        except (OSError, OverflowError, MemoryError) as error:
+        except (OSError, OverflowError) as error:
             raise ValueError(f"maxsize is too large for this system: {maxsize}") from error
         return slots
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from typing import Protocol
 
@@ -19,14 +20,15 @@ from typing import Protocol
 class Reader(Protocol):
     """Something that is to be read while its process waits."""
 
-    fd: int
-
     def claim(self) -> bool:
         """Claims the right to read; False where another thread has it, or this one may not."""
         ...
 
-    def read(self) -> object:
-        """Reads what there is, without waiting."""
+    def register(self, poll: select.poll) -> None:
+        """Registers what is to be read. Called again after each `read`: it may be more by then."""
+
+    def read(self, fd: int) -> object:
+        """Reads what there is, without waiting; nothing, where the descriptor is not its own."""
 
     def release(self) -> None:
         """Gives the right back."""
@@ -43,21 +45,25 @@ _LONGEST = 2**31 - 1
 
 def wait(fd: int, event: int, deadline: float | None) -> bool:
     """Waits until ``fd`` is ready for ``event`` (as in `select.poll`) or broken; False once ``deadline`` is past."""
-    claimed = {reader.fd: reader for reader in readers if reader.fd != fd and reader.claim()}
+    claimed: list[Reader] = []
     try:
+        for reader in readers:
+            if reader.claim():
+                claimed.append(reader)
         poll = select.poll()
-        poll.register(fd, event)
-        for other in claimed:
-            poll.register(other, select.POLLIN)
         while True:
+            for reader in claimed:
+                reader.register(poll)
+            poll.register(fd, event)  # behind those of the readers, who may have the same
             for ready, _ in poll.poll(milliseconds(deadline)):
                 if ready == fd:
                     return True
-                claimed[ready].read()
+                for reader in claimed:
+                    reader.read(ready)
             if deadline is not None and time.monotonic() >= deadline:
                 return False
     finally:
-        for reader in claimed.values():
+        for reader in claimed:
             reader.release()
 
 
@@ -99,4 +105,4 @@ def milliseconds(deadline: float | None) -> float | None:
 
 def deadline_in(timeout: float | None) -> float | None:
     """The moment on the monotonic clock that is ``timeout`` seconds from now; None for never."""
-    return None if timeout is None else time.monotonic() + timeout
+    return None if timeout is None or timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout

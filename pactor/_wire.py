@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import mmap
@@ -76,15 +77,35 @@ ITEM_HEADERS = _ItemHeaders(ITEM)
 OWN_ITEM_HEADERS = _ItemHeaders(ITEM | OWN)
 
 
+#: How the plain pickler says that it has no way for a type. What else it raises, __reduce__ and signal handlers raised.
+REFUSALS = (pickle.PicklingError, TypeError, AttributeError)
+#: How `os.write` says that there is more to do: no room now, nobody reads, not open.
+_MORE_TO_DO = {errno.EAGAIN, errno.EPIPE, errno.EBADF}
+
+
+def write_now(fd: int, data: bytes) -> bool:
+    """Writes a frame; False where it was not written, for a reason that the slow way sees to."""
+    try:
+        os.write(fd, data)
+        return True
+    except OSError as error:  # also what a signal handler raises behind a write that succeeded, as a TimeoutError
+        if error.errno not in _MORE_TO_DO:
+            raise
+        return False
+
+
 def frame(kind: int, head: bytes, body: bytes) -> bytes:
     return HEADER.pack(HEADER_SIZE + len(head) + len(body), kind) + head + body
+
+
+NUDGE_FRAME = frame(NUDGE, b"", b"")
 
 
 def dumps(obj: object) -> bytes:
     """Pickles with the plain pickler, seven times as fast as multiprocessing's, which has more types."""
     try:
         return pickle.dumps(obj, 5)
-    except Exception:
+    except REFUSALS:
         return bytes(ForkingPickler.dumps(obj, 5))
 
 
@@ -122,7 +143,7 @@ def _pickled(obj: object) -> tuple[bytes | memoryview, list[memoryview]]:
 
     try:
         return pickle.dumps(obj, 5, buffer_callback=out_of_band), buffers
-    except Exception:
+    except REFUSALS:
         buffers.clear()
     import io
 
@@ -236,8 +257,6 @@ def _create(directory: str, path: str) -> tuple[int, bool]:
     except AttributeError:
         pass
     except OSError as error:
-        import errno
-
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
     return os.open(path, flags | os.O_CREAT, 0o600), True

@@ -149,6 +149,7 @@ def test_knows_its_reader(path):
 RUBBISH = {
     "one byte": b"\5",
     "zeros": bytes(200),
+    "zeros and more": bytes(10) + frame(99) * 30,
     "a size of 1": b"\1\0\0",
     "a size of 2": b"\2\0\1abc",
     "a huge size": b"\xff\xff\1" + bytes(100),
@@ -273,13 +274,16 @@ class Run:
         self.sent, self.handed = [], []
         self.closes = 0
 
+    def send(self, size):
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.fifo, frame(len(self.sent), size))
+            self.sent.append((_wire.ITEM, body(len(self.sent), size)))
+
     def go(self, inbox):
         inbox.recover()
         for step, size in self.script:
             if step == "send":
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self.fifo, frame(len(self.sent), size))
-                    self.sent.append((_wire.ITEM, body(len(self.sent), size)))
+                self.send(size)
             elif step == "close":
                 _inbox.close_when_read(self.path)
                 self.closes += 1
@@ -294,7 +298,8 @@ def scripts():
     fill = [("send", 900), ("pull", 0)]
     yield "handing out", [*fill * 3, *[("take", 0), ("finish", 0)] * 3, ("take", 0), *fill, ("take", 0)]
     yield "growing", [*fill * 18, *[("take", 0)] * 19, *fill * 3]
-    yield "making room", [*fill * 4, *[("take", 0)] * 3, *[*fill, ("take", 0)] * 8]
+    # With most of it taken, what is left is moved to the front.
+    yield "moving", [*fill * 4, *[("send", 900)] * 4, ("pull", 0), *[("take", 0)] * 6, *[*fill * 2, ("take", 0)] * 4]
     yield "closing", [("close", 0), *fill * 2, ("send", 900), ("close", 0), ("pull", 0), *fill, *[("take", 0)] * 7]
     # Random ones that, between them, do everything in every order.
     for seed in range(1, 4):
@@ -323,6 +328,9 @@ def test_killed_at_any_store_it_loses_nothing_and_repeats_nothing(tmp_path, fifo
             in_hand = inbox.recover()
             if in_hand is not None and (inbox.kind, in_hand) not in run.handed:
                 run.handed.append((inbox.kind, in_hand))
+            # What comes now must be found behind what is there.
+            run.send(900)
+            inbox.pull()
             found = run.handed + drained(inbox)
             inbox.close()
             path.unlink()

@@ -1,0 +1,386 @@
+"""How the replies to a process come back to the futures that wait for them.
+
+Rules:
+
+1. A process that asks has a mailbox for its replies. There is no thread that reads it: the thread that waits for a
+   reply does, and hands out those of the others on its way.
+2. One thread reads at a time, the leader. The others wait for their own future; when the leader has its reply, it
+   wakes them, and one leads.
+3. Callbacks, and `concurrent.futures.wait`, want replies noticed while nobody waits in `Future.result`. A helper
+   thread leads then, started when first needed and gone when no such future is left.
+4. The leader watches the way to every actor that owes a reply. Where the kernel says that the actor is gone, it first
+   reads what the actor still sent, and then ends what is owed.
+5. An exception may come at any instruction: Ctrl-C, a signal handler's, a callback's. What was read and not handed
+   out is still in the inbox (see `_inbox`), and a leader that is not in here any more is noticed and replaced.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import select
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from multiprocessing import util
+from types import FrameType
+from typing import Any
+
+from . import _inbox, _runtime, _waiting, _wire
+from ._channel import Channel
+from ._errors import RemoteError, RemoteTraceback
+from ._future import PENDING, Future
+from ._log import log
+
+_ask_header = struct.Struct("<HBQH").pack  # a frame's header and ASK_HEAD
+_reply_head = _wire.REPLY_HEAD.unpack_from
+
+#: How often a follower looks whether it is still led, in seconds; and in an actor, which has to read meanwhile.
+_LOOK_AGAIN = 0.25
+_LOOK_AGAIN_READING = 0.02
+
+
+class Replies:
+    """The replies to a process: where they arrive, and the futures that wait for them."""
+
+    def __init__(self, mailbox: str) -> None:
+        self.mailbox = mailbox
+        self._address = mailbox.encode()
+        os.mkfifo(f"{mailbox}/fifo", 0o600)
+        self.fd = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
+        # One writer for as long as there is a reader, or else poll reports the writers' end.
+        self._writer = os.open(f"{mailbox}/fifo", os.O_WRONLY | os.O_NONBLOCK)
+        _inbox.create(f"{mailbox}/inbox", self.fd)
+        self._inbox = _inbox.Inbox(f"{mailbox}/inbox", self.fd)
+        self._in_doubt = False  # whether the inbox is as its reader left it
+        self._ask_size = _wire.HEADER_SIZE + _wire.ASK_HEAD.size + len(self._address)
+        self._numbers = itertools.count()
+        self._pending: dict[int, Future[Any]] = {}
+        self._leader: dict[str, int] = {}  # its thread: setdefault claims it at once
+        self._depth = 0  # how many times: in a callback, or a signal handler, it may wait again
+        self._followers: dict[object, Future[Any]] = {}
+        self._helped: set[int] = set()
+        self._helper: threading.Thread | None = None
+        self._helping = threading.Lock()
+        self._patience = _waiting.Patience()
+        self._poll = select.poll()
+        self._poll.register(self.fd, select.POLLIN)
+        self._watched: dict[int, weakref.ref[Channel]] = {}
+
+    def close(self) -> None:
+        """In a forked child: the replies are the parent's, and so are the futures."""
+        os.close(self.fd)
+        os.close(self._writer)
+        self._inbox.close()
+        self.fd = self._writer = -1
+
+    def ask(self, way: Channel, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        number = next(self._numbers)
+        if not number % 64:
+            self.read_now()  # asked and never looked at, the replies must not pile up
+        future = self._pending[number] = Future(self, number, way)
+        message = (name, args, kwargs)
+        try:
+            if not self._ask_quickly(way, number, message):
+                way.post(_wire.ASK, _wire.ASK_HEAD.pack(number, len(self._address)) + self._address, message)
+        except BaseException:
+            self.forget(number)
+            raise
+        watched = self._watched.get(way.file)
+        if watched is None or watched() is not way:
+            self._watched[way.file] = weakref.ref(way)
+            self._poll.register(way.file, 0)  # only errors, which are always reported
+            self._nudge()
+        return future
+
+    def forget(self, number: int) -> None:
+        """Drops an ask, and its reply when it comes."""
+        self._pending.pop(number, None)
+        self._helped.discard(number)
+        self._nudge()
+
+    def wait(self, future: Future[Any], timeout: float | None) -> None:
+        """Waits until the future is done, or for ``timeout`` seconds."""
+        self._check_owner()
+        deadline = _waiting.deadline_in(timeout)
+        while True:
+            if self.claim():
+                try:
+                    self._lead(lambda: future._state != PENDING, deadline)
+                finally:
+                    self.release()
+                return
+            self._follow(future, deadline)
+            if future._state != PENDING or (deadline is not None and time.monotonic() >= deadline):
+                return
+            self._replace_leader()
+
+    def read_now(self) -> None:
+        """Hands out what has arrived; waits for nothing."""
+        self._check_owner()
+        if self.claim():
+            try:
+                self._lead(lambda: False, 0)
+            finally:
+                self.release()
+
+    def help(self, future: Future[Any]) -> None:
+        """Has the future resolved also while nobody waits for it in here."""
+        self._check_owner()
+        with self._helping:
+            if future._number in self._pending:
+                self._helped.add(future._number)
+                if self._helper is None:
+                    helper = threading.Thread(target=self._help, name="pactor replies", daemon=True)
+                    helper.start()
+                    self._helper = helper
+
+    # A reader for whoever waits, see _waiting.
+
+    def claim(self) -> bool:
+        me = threading.get_ident()
+        if self._leader.setdefault("thread", me) != me:
+            return False
+        if self._depth and not _leads(sys._getframe(2)):
+            self._depth = 0  # an exception came between an earlier claim and its use
+        self._depth += 1
+        return True
+
+    def register(self, poll: select.poll) -> None:
+        poll.register(self.fd, select.POLLIN)
+        for fd in list(self._watched):
+            poll.register(fd, 0)
+
+    def read(self, fd: int) -> None:
+        if fd == self.fd:
+            self._receive()
+        elif fd in self._watched:
+            self._bury(fd)
+
+    def release(self) -> None:
+        self._depth -= 1
+        if self._depth <= 0:
+            self._depth = 0
+            self._leader.pop("thread", None)
+            # All of them: one alone may have its reply by now, or no time left, and not lead.
+            for future in list(self._followers.values()):
+                with future._condition:
+                    future._condition.notify_all()
+
+    def _ask_quickly(self, way: Channel, number: int, message: tuple[Any, ...]) -> bool:
+        """By far the most asks; False where there is more to do."""
+        try:
+            body = pickle.dumps(message, 5)
+        except _wire.REFUSALS:
+            return False
+        size = self._ask_size + len(body)
+        if size > _wire.MAX_FRAME or way.headers is not _wire.ITEM_HEADERS:
+            return False
+        head = _ask_header(size, _wire.ASK, number, len(self._address))
+        return _wire.write_now(way.fd, head + self._address + body)
+
+    def _lead(self, done: Callable[[], bool], deadline: float | None) -> None:
+        poll, others = self._poll, []
+        if self._depth > 1:  # what this thread waits with may be in use further out
+            poll = select.poll()
+            self.register(poll)
+        elif self._in_doubt:
+            if (body := self._inbox.recover()) is not None:
+                self._resolve(self._inbox.kind, body)
+            self._in_doubt = False
+        self._hand_out()
+        if len(_waiting.readers) > 1:
+            poll = select.poll()
+            self.register(poll)
+            others = [reader for reader in _waiting.readers if reader is not self and reader.claim()]
+        try:
+            while not done():
+                for reader in others:
+                    reader.register(poll)
+                for fd, _ in self._patience.poll(poll, deadline):
+                    self.read(fd)
+                    for reader in others:
+                        reader.read(fd)
+                    if fd != self.fd and fd not in self._watched:
+                        _forget(poll, fd)
+                if poll is not self._poll:
+                    self.register(poll)
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
+        finally:
+            for reader in others:
+                reader.release()
+
+    def _follow(self, future: Future[Any], deadline: float | None) -> None:
+        """Waits a while for what the leader hands out."""
+        soon = time.monotonic() + (_LOOK_AGAIN if len(_waiting.readers) == 1 else _LOOK_AGAIN_READING)
+        soon = soon if deadline is None else min(soon, deadline)
+        if len(_waiting.readers) > 1:
+            _waiting.wait(self.fd, 0, soon)  # for nothing but what the other readers get
+            return
+        with future._condition:
+            following = object()
+            self._followers[following] = future
+            try:
+                # The leader lets go and then wakes its followers, for which it needs their conditions: so either it
+                # is seen here that it let go, or it wakes this one.
+                if self._leader and future._state == PENDING:
+                    future._condition.wait(max(0, soon - time.monotonic()))
+            finally:
+                del self._followers[following]
+
+    def _replace_leader(self) -> None:
+        """Where the leader's thread is not in here any more, an exception came to it between two lines."""
+        leader = self._leader.get("thread")
+        if leader is not None:
+            frame = sys._current_frames().get(leader)
+            if not _leads(frame) and self._leader.get("thread") == leader:
+                self._depth = 0
+                self._leader.pop("thread", None)
+
+    def _help(self) -> None:
+        while True:
+            while not self.claim():
+                time.sleep(_LOOK_AGAIN_READING)
+                self._replace_leader()
+            try:
+                self._lead(lambda: not self._helped, None)
+            except BaseException:  # of a callback; the helper is to help the others too
+                log.exception("a callback of a reply raised")
+            finally:
+                self.release()
+            with self._helping:
+                if not self._helped:
+                    self._helper = None
+                    return
+
+    def _nudge(self) -> None:
+        """Has a leader that is waiting look again."""
+        if self._leader:
+            _wire.write_now(self._writer, _wire.NUDGE_FRAME)  # where there is no room it will wake
+
+    def _receive(self) -> bool:
+        """Reads what has arrived and hands it out; returns whether there was anything."""
+        self._in_doubt = True
+        came = self._inbox.pull()
+        self._hand_out()
+        self._in_doubt = False
+        return came
+
+    def _hand_out(self) -> None:
+        while (body := self._inbox.take()) is not None:
+            self._resolve(self._inbox.kind, body)
+
+    def _resolve(self, kind: int, data: bytes) -> None:
+        """Hands a reply to its future. Done twice, it does nothing the second time."""
+        if kind & _wire.KIND not in (_wire.VALUE, _wire.ERROR) or len(data) < _wire.REPLY_HEAD.size:
+            return  # a nudge, or rubbish
+        (number,) = _reply_head(data)
+        body = data[_wire.REPLY_HEAD.size :]
+        future = self._pending.get(number)
+        if future is None:
+            _wire.drop(self.mailbox, _wire.frame(kind, b"", body))
+            return
+        value, error = None, None
+        try:
+            value = _wire.unpack(self.mailbox, kind, body)
+            if kind & _wire.KIND == _wire.ERROR:
+                value, error = None, _revived(value)
+        except Exception as failure:
+            error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")
+            error.__cause__ = failure
+        self._finish(number, future, value, error)
+
+    def _bury(self, fd: int) -> None:
+        """Ends what an actor owes that is gone."""
+        way = self._watched[fd]()
+        if way is not None and way.file == fd:  # or else the descriptor is another's by now
+            while self._receive():  # what it sent before it ended
+                pass
+            ending = way.look()
+            way.end(ending)
+            for number, future in list(self._pending.items()):
+                if future._way is way:
+                    self._finish(number, future, None, ending.error(way.name))
+        self._watched.pop(fd, None)
+        _forget(self._poll, fd)
+
+    def _finish(self, number: int, future: Future[Any], value: object, error: BaseException | None) -> None:
+        try:
+            future._finish(value, error)
+        finally:
+            self._pending.pop(number, None)
+            self._helped.discard(number)
+
+    def _check_owner(self) -> None:
+        if self.fd < 0:
+            raise RuntimeError("this process was forked from the one that asked, and the reply goes there")
+
+
+def _forget(poll: select.poll, fd: int) -> None:
+    try:
+        poll.unregister(fd)
+    except KeyError:
+        pass
+
+
+def _leads(frame: FrameType | None) -> bool:
+    """Whether the thread of this frame is at work as the leader."""
+    while frame is not None:
+        if frame.f_code in _LEADING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_LEADING = {Replies._lead.__code__, Replies.wait.__code__, Replies._help.__code__, _waiting.wait.__code__}
+
+
+_replies: Replies | None = None
+
+
+def replies(neighbour: str) -> Replies:
+    """This process's replies: made when it first asks, beside ``neighbour`` if it has no place of its own yet."""
+    global _replies
+    if _replies is not None:
+        return _replies
+    with _making:
+        if _replies is None:
+            made = Replies(_runtime.new_replies(neighbour))
+            util.Finalize(None, _runtime.remove, (made.mailbox,), exitpriority=3)
+            _waiting.readers.append(made)
+            _replies = made
+    return _replies
+
+
+_making = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _replies, _making
+    _making = threading.Lock()
+    if _replies is not None:
+        _replies.close()
+        _replies = None
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _revived(reply: Any) -> BaseException:
+    """The exception of another process; RemoteError where it can't come here."""
+    pickled, type_name, message, traceback = reply
+    error: BaseException = RemoteError(type_name, message, traceback)
+    if pickled is not None:
+        try:
+            loaded = pickle.loads(pickled)
+        except Exception:
+            loaded = None
+        if isinstance(loaded, BaseException):
+            error = loaded
+    error.__cause__ = RemoteTraceback(traceback)
+    return error
