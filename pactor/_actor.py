@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -255,9 +256,10 @@ class Actor(Generic[T]):
         """How it ended, once its mailbox has no reader: the process is gone or about to go."""
         if note := _ending.read(mailbox):
             return note
-        with self._lock:
-            self._process.join(_GONE)
-            exitcode = self._process.exitcode
+        deadline = time.monotonic() + _GONE
+        # Not by Process.join: what it waits on, a child that the actor forked may hold.
+        while (exitcode := self.exitcode) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
         if exitcode is None:
             return _ending.UNKNOWN
         ending = _ending.of_exit(exitcode, self.pid)

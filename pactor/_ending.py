@@ -11,6 +11,8 @@ import collections
 import os
 import pickle
 import signal
+import threading
+import time
 
 from . import _inbox, _runtime
 from ._errors import ActorClosed, ActorDied, ActorError, RemoteTraceback
@@ -33,6 +35,8 @@ class Ending:
 
 #: Notes of dead actors that their owner keeps for those who ask later.
 _MAX_LEFT = 256
+#: How long a parent may take from reaping a process to writing the note, in seconds.
+_WRITING = 0.1
 
 CLOSED = Ending(True, "is closed")
 UNKNOWN = Ending(False, "died, and nobody could see why")
@@ -51,7 +55,7 @@ def of_exit(exitcode: int, pid: int) -> Ending:
 
 def write(mailbox: str, ending: Ending) -> None:
     """Leaves the note in the mailbox; whole or not at all."""
-    temporary = f"{mailbox}/note.{os.getpid()}"
+    temporary = f"{mailbox}/note.{os.getpid()}.{threading.get_ident()}"
     with open(temporary, "wb") as file:
         pickle.dump((ending.closed, ending.reason, ending.traceback), file)
     os.rename(temporary, f"{mailbox}/note")
@@ -73,9 +77,15 @@ def find(mailbox: str) -> Ending:
     if not os.path.isdir(mailbox):
         return CLOSED
     pid = _inbox.reader(f"{mailbox}/inbox")
-    exitcode = _exitcode_of_zombie(pid)
-    # The parent reaps and then writes: so look again.
-    return read(mailbox) or (UNKNOWN if exitcode is None else of_exit(exitcode, pid))
+    deadline = time.monotonic() + _WRITING
+    while (exitcode := _exitcode_of_zombie(pid)) is None:
+        # The parent has reaped it, and may be about to write.
+        if ending := read(mailbox):
+            return ending
+        if time.monotonic() > deadline:
+            return UNKNOWN
+        time.sleep(0.001)
+    return of_exit(exitcode, pid)
 
 
 def _exitcode_of_zombie(pid: int) -> int | None:

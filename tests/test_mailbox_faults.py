@@ -306,6 +306,18 @@ def test_rubbish_in_the_fifo_harms_nobody(rubbish, maxsize, caplog):
     assert before == names(mailbox)
 
 
+def test_rubbish_in_the_hand_of_a_killed_reader_harms_nobody(start):
+    mailbox = Mailbox(3)
+    before = names(mailbox)
+    with open(f"{mailbox.directory}/fifo", "wb") as fifo:
+        fifo.write(frame_of(_wire.ITEM | _wire.STORED, b"inbox"))
+    mailbox.put("behind")
+    assert -signal.SIGKILL == exitcode(start(die, "before pactor._wire:claim", mailbox.get))
+    assert ["behind"] == drained(mailbox)
+    assert_works(mailbox, 3)
+    assert before == names(mailbox)
+
+
 # No room.
 
 

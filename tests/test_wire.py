@@ -152,9 +152,15 @@ ForkingPickler.register(OnlyMultiprocessing, lambda obj: (list, ([obj.value],)))
 
 @pytest.mark.parametrize("value", ["small", pickle.PickleBuffer(b"x" * LARGE)], ids=["small", "large"])
 def test_takes_what_only_multiprocessing_can_pickle(directory, value):
-    packed = _wire.pack(directory, _wire.ITEM, b"", OnlyMultiprocessing(value))
+    packed = _wire.pack(directory, _wire.ITEM, b"", [value, OnlyMultiprocessing(value)])
     ((kind, rest),) = _wire.split(packed)
-    assert [value if value == "small" else value.raw()] == _wire.unpack(directory, kind, rest)
+    if value == "small":
+        assert [value, [value]] == _wire.unpack(directory, kind, rest)
+    else:
+        assert LARGE < os.stat(directory / rest.decode()).st_size < 3 * LARGE
+        plain, (found,) = _wire.unpack(directory, kind, rest)
+        assert plain == found == value.raw()
+        assert isinstance(found.obj, mmap.mmap)
 
 
 class Unpicklable:
