@@ -559,3 +559,83 @@ def test_what_nobody_waits_for_is_shown_on_stderr(tmp_path, method, target, poli
     assert [] == [text for text in texts if text not in result.stderr], result.stderr
     assert 1 == result.stderr.count("Traceback")
     assert "_loop.py" not in result.stderr or "could not start" in texts[1]
+
+
+class Strays:
+    """Forks in a method, and its child goes on as if it were the actor."""
+
+    def __init__(self):
+        self.ticks = []
+
+    def tick(self):
+        self.ticks.append(os.getpid())
+
+    def all(self):
+        return self.ticks
+
+    def stray(self, how):
+        if not os.fork():
+            if how == "raise":
+                raise ValueError
+            if how == "exit":
+                sys.exit()
+
+
+@pytest.mark.parametrize("how", ["return", "raise", "exit"])
+def test_a_child_that_a_method_forks_is_not_the_actor(context, how):
+    with Actor(Strays(), context=context) as actor:
+        for i in range(20):
+            actor.proxy.tick()
+            if i == 5:
+                actor.proxy.stray(how)
+        assert [actor.pid] * 20 == ask(actor.proxy.all).result(LIMIT)
+
+
+class Slow:
+    def __init__(self, log):
+        self.log = log
+
+    def work(self):
+        with open(self.log, "a") as file:
+            file.write("x")
+        time.sleep(0.1)
+
+
+class SlowOwner:
+    def start(self, log, method):
+        self.child = Actor(Slow(log), context=multiprocessing.get_context(method))
+        for _ in range(100):
+            self.child.proxy.work()
+        return self.child.pid
+
+
+def test_a_busy_actor_ends_behind_its_message_when_its_owner_is_killed(context, tmp_path):
+    log = tmp_path / "log"
+    with Actor(SlowOwner(), context=context) as owner:
+        child = ask(owner.proxy.start, log, context.get_start_method()).result(LIMIT)
+        eventually(log.exists)
+        owner.kill()
+        owner.join()
+        done = len(log.read_text())
+        eventually(lambda: not _runs(child))
+        assert 2 >= len(log.read_text()) - done
+
+
+def test_many_threads_learn_the_same_of_a_death(context):
+    for _ in range(5):
+        with Actor(Recorder(), context=context) as actor:
+            errors = []
+
+            def learn(actor=actor, errors=errors):
+                errors.append(str(ask(actor.proxy.sleep, 1_000).exception(LIMIT)))
+                actor.join()
+                errors.append(actor.exitcode)
+
+            threads = [threading.Thread(target=learn) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            eventually(lambda actor=actor: actor.is_alive())
+            actor.kill()
+            for thread in threads:
+                thread.join(LIMIT)
+        assert {f"actor {actor.name!r} died: process {actor.pid} was killed by SIGKILL", -9} >= set(errors)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, as_completed, wait
@@ -442,3 +444,93 @@ def _send_until_error(proxy, errors):
             proxy.note(1)
     except ActorError as error:
         errors.append(type(error))
+
+
+def test_a_cancel_wakes_the_thread_that_waits(recorder, gate):
+    future = ask(recorder.wait_for, gate)
+    reached(gate)
+    canceller = threading.Thread(target=future.cancel)
+    canceller.start()
+    with pytest.raises(CancelledError):
+        future.result(LIMIT)
+    canceller.join()
+
+
+def test_a_death_is_noticed_while_another_thread_waits_for_something_else(context, gate):
+    with Actor(Recorder(), context=context) as busy, Actor(Recorder(), context=context) as victim:
+        busy.proxy.wait_for(gate)
+        reached(gate)
+        busy.close()
+        joiner = threading.Thread(target=busy.join)
+        joiner.start()
+        future = ask(victim.proxy.sleep, 1_000)
+        victim.kill()
+        with pytest.raises(ActorDied, match="SIGKILL"):
+            future.result(LIMIT)
+        gate.touch()
+        joiner.join(LIMIT)
+
+
+def test_a_callback_may_wait_for_another_reply(recorder):
+    results = []
+    future = ask(recorder.sleep, 0.05)
+    future.add_done_callback(lambda _: results.append(ask(recorder.echo, 3).result(LIMIT)))
+    eventually(lambda: results == [3])
+
+
+def test_callbacks_go_on_after_one_that_wanted_to_exit(recorder, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pactor"), "disabled", True)  # what pytest would keep of it keeps the future
+    first = ask(recorder.sleep, 0.05)
+    first.add_done_callback(lambda _: sys.exit(3))
+    second = ask(recorder.echo, 3)
+    assert {first, second} == wait([first, second], LIMIT).done
+    assert 3 == second.result()
+
+
+class Falsy(Exception):
+    def __len__(self):
+        return 0
+
+
+def test_an_exception_that_is_false_is_raised_all_the_same(recorder):
+    with pytest.raises(Falsy):
+        ask(recorder.fail, Falsy()).result(LIMIT)
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises: like Ctrl-C, or a timeout."""
+
+
+@pytest.fixture(params=[Interrupt, TimeoutError, ValueError])
+def interrupted(request):
+    """Has a signal handler raise all the time; returns what it raises."""
+
+    def handler(*_):
+        raise request.param("of the handler")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    yield request.param
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_exception_of_a_signal_handler_loses_no_reply_and_repeats_no_message(interrupted):
+    with Actor(Recorder()) as actor:
+        attempts = 0
+        for seed in range(60):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0005 + seed % 7 * 0.0003)
+                    while True:
+                        attempts += 1
+                        actor.proxy.note(attempts)
+                        ask(actor.proxy.echo, attempts).result(LIMIT)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except interrupted:
+                pass
+            except RemoteError as error:  # it came while a reply was being loaded, which then failed
+                assert "of the handler" in str(error)
+            assert seed == ask(actor.proxy.echo, seed).result(LIMIT)
+        noted = ask(actor.proxy.all).result(LIMIT)
+        assert sorted(set(noted)) == noted
