@@ -162,12 +162,12 @@ RUBBISH = {
 @pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
 @pytest.mark.parametrize("reader", ["the same", "another"])
 def test_rubbish_is_discarded_and_what_comes_later_is_not(inbox, fifo, path, rubbish, reader):
-    for rubbish in [rubbish] if rubbish else [random.Random(seed).randbytes(1 + 37 * seed) for seed in range(100)]:
-        os.write(fifo, rubbish)
+    for bytes_ in [rubbish] if rubbish else [random.Random(seed).randbytes(1 + 37 * seed) for seed in range(100)]:
+        os.write(fifo, bytes_)
         inbox.pull()
         other = Inbox(path, fifo) if reader == "another" else inbox
         other.recover()
-        assert len(other) <= len(rubbish)
+        assert len(other) <= len(bytes_)
         bodies(other)
         os.write(fifo, b"".join(map(frame, range(5))))
         other.pull()
@@ -179,8 +179,8 @@ def test_rubbish_is_discarded_and_what_comes_later_is_not(inbox, fifo, path, rub
 
 @pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
 def test_rubbish_does_no_harm_either_where_its_reader_was_killed_before_it_knew_its_end(inbox, fifo, path, rubbish):
-    for rubbish in [rubbish] if rubbish else [random.Random(seed).randbytes(1 + 37 * seed) for seed in range(100)]:
-        os.write(fifo, rubbish)
+    for bytes_ in [rubbish] if rubbish else [random.Random(seed).randbytes(1 + 37 * seed) for seed in range(100)]:
+        os.write(fifo, bytes_)
         inbox.pull()
         inbox._words[_inbox._END] = 0
         inbox.recover()

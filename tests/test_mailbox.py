@@ -33,7 +33,6 @@ from support import LIMIT, Recorder, eventually
 
 from pactor import Actor, Mailbox, ask
 
-
 #: Without a bound and with one: all start methods with the one in which there is more.
 BOTH = [("fork", 0), ("fork", 4), ("forkserver", 4), ("spawn", 4)]
 

@@ -16,7 +16,7 @@ import textwrap
 from queue import Empty, Full
 
 import pytest
-from mailbox_workers import SIZES, consume, die, get_into, item, produce, put_all, record, recorded
+from mailbox_workers import consume, die, get_into, item, produce, put_all, recorded
 from support import LIMIT, eventually
 from test_mailbox import BOTH, drained, exitcode, is_being_read, names
 
@@ -38,7 +38,7 @@ def assert_works(mailbox, maxsize=0):
 
 
 def rows(table):
-    """All rows with one start method, and each third with the others, which differ in how a process gets its mailbox."""
+    """All rows with one start method, each third with the others, which differ in how a process gets its mailbox."""
     return [
         pytest.param(method, *row, id=f"{name}, {method}")
         for number, (name, row) in enumerate(table.items())
@@ -226,7 +226,7 @@ def test_producers_that_are_killed_at_random_tear_nothing_and_leave_no_gap(start
 
 
 def see(found, seen):
-    sender, number, _ = found
+    sender, _, _ = found
     assert item(sender, seen[sender]) == found
     seen[sender] += 1
 

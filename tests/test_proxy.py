@@ -15,7 +15,6 @@ from support import LIMIT, Counter, Recorder, eventually
 
 from pactor import Actor, ask
 
-
 UNPICKLABLE = threading.Lock()
 
 

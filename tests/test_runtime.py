@@ -251,7 +251,7 @@ def test_is_removed_also_when_all_leave_at_once(base):
         for end in ends:
             end.send("go")
         home.release()
-        for process, end in zip(processes, ends):
+        for process, end in zip(processes, ends, strict=True):
             process.join(LIMIT)
             assert 0 == process.exitcode
             process.close()

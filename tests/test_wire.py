@@ -224,7 +224,8 @@ def test_leaves_alone_what_an_earlier_process_with_the_same_id_stored(directory,
 
 
 @pytest.mark.parametrize(
-    "name", [b"", b".", b"..", b"fifo", b"inbox", b"note", b"sub", b"../secret", b"/secret", b"\0", b"\xff", b"1" * 4000]
+    "name",
+    [b"", b".", b"..", b"fifo", b"inbox", b"note", b"sub", b"../secret", b"/secret", b"\0", b"\xff", b"1" * 4000],
 )
 def test_refuses_a_name_that_is_no_payload(tmp_path, name):
     """It could be another's, or what the mailbox itself lives on."""
