@@ -38,6 +38,7 @@ from ._askers import Askers
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, inject
 from ._log import log
+from ._telling import portable, said, shown, traceback_of, without_loop
 
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
@@ -165,7 +166,7 @@ class Loop:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            ending = Ending(False, f"could not start: {_said(error)}", _traceback(error))
+            ending = Ending(False, f"could not start: {said(error)}", traceback_of(error))
             log.error("actor %r (process %d) could not start", self._name, os.getpid(), exc_info=error)
             raise _Stop(ending, 1) from None
 
@@ -280,7 +281,7 @@ class Loop:
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
         except BaseException as error:
-            self._reply_error(asker, number, _portable(error))
+            self._reply_error(asker, number, portable(error))
         else:
             if self._forked:
                 self._leave(0)
@@ -289,8 +290,8 @@ class Loop:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                text = f"{name}() returned {_shown(value)}, which can't be sent: {_said(error)}"
-                self._reply_error(asker, number, (None, type(error).__name__, text, _traceback(error)))
+                text = f"{name}() returned {shown(value)}, which can't be sent: {said(error)}"
+                self._reply_error(asker, number, (None, type(error).__name__, text, traceback_of(error)))
 
     def _reply_error(self, asker: bytes, number: int, error: tuple[bytes | None, str, str, str]) -> None:
         if self._forked:
@@ -298,7 +299,7 @@ class Loop:
         try:
             self._askers.reply(asker, number, _wire.ERROR, error)
         except Exception as failure:  # no descriptor, no room, no such asker: he is not to be helped
-            log.error("actor %r (process %d): a reply can't be sent: %s", self._name, os.getpid(), _said(failure))
+            log.error("actor %r (process %d): a reply can't be sent: %s", self._name, os.getpid(), said(failure))
 
     def _unreadable(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
@@ -313,7 +314,7 @@ class Loop:
             raise error
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            raise _Stop(Ending(False, f"ended itself: {name}() raised {_said(error)}"), code) from None
+            raise _Stop(Ending(False, f"ended itself: {name}() raised {said(error)}"), code) from None
         goes_on = self._on_failure == "resume"
         log.error(
             "actor %r (process %d): %s() raised; %s",
@@ -321,10 +322,10 @@ class Loop:
             os.getpid(),
             name,
             "it goes on with the next message" if goes_on else "it ends",
-            exc_info=_without_loop(error),
+            exc_info=without_loop(error),
         )
         if not goes_on:
-            raise _Stop(Ending(False, f"stopped: {name}() raised {_said(error)}", _traceback(error)), 1) from None
+            raise _Stop(Ending(False, f"stopped: {name}() raised {said(error)}", traceback_of(error)), 1) from None
 
     def _wait(self) -> None:
         """Waits for something to do."""
@@ -408,50 +409,3 @@ def open_process(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
-
-
-def _portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
-    """What of an exception travels: itself, if it can, and its text, if it can't."""
-    try:
-        pickled = _wire.dumps(error)
-    except Exception:
-        pickled = None
-    return pickled, type(error).__qualname__, _text(error), _traceback(error)
-
-
-def _without_loop(error: BaseException) -> BaseException:
-    """The exception without the loop's own line at the top of its traceback."""
-    traceback = error.__traceback__
-    return error.with_traceback(traceback.tb_next or traceback) if traceback else error
-
-
-def _traceback(error: BaseException) -> str:
-    import traceback
-    import warnings
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # linecache has some for modules that were imported in an unusual way
-            return "".join(traceback.format_exception(_without_loop(error)))
-    except Exception:  # of its __str__, or its __traceback__: whatever a class may do
-        return f"{type(error).__name__}, whose traceback can't be shown\n"
-
-
-def _said(error: BaseException) -> str:
-    text = _text(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str.__str__(str(error))  # of a subclass, which may not be picklable, the plain text
-    except Exception:
-        return "its text can't be shown"
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}..."

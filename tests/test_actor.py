@@ -626,15 +626,15 @@ def test_many_threads_learn_the_same_of_a_death(context):
         with Actor(Recorder(), context=context) as actor:
             errors = []
 
-            def learn(actor=actor, errors=errors):
-                errors.append(str(ask(actor.proxy.sleep, 1_000).exception(LIMIT)))
+            def learn(future, actor=actor, errors=errors):
+                errors.append(str(future.exception(LIMIT)))
                 actor.join()
                 errors.append(actor.exitcode)
 
-            threads = [threading.Thread(target=learn) for _ in range(4)]
+            futures = [ask(actor.proxy.sleep, 1_000) for _ in range(4)]
+            threads = [threading.Thread(target=learn, args=(future,)) for future in futures]
             for thread in threads:
                 thread.start()
-            eventually(lambda actor=actor: actor.is_alive())
             actor.kill()
             for thread in threads:
                 thread.join(LIMIT)

@@ -1,0 +1,52 @@
+"""What of an exception, or a value, can be told in another process and in the log, whatever its class may do."""
+
+from __future__ import annotations
+
+from . import _wire
+
+
+def portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
+    """What of an exception travels: itself, if it can, and its text, if it can't."""
+    try:
+        pickled = _wire.dumps(error)
+    except Exception:
+        pickled = None
+    return pickled, type(error).__qualname__, text_of(error), traceback_of(error)
+
+
+def without_loop(error: BaseException) -> BaseException:
+    """The exception without the loop's own line at the top of its traceback."""
+    traceback = error.__traceback__
+    return error.with_traceback(traceback.tb_next or traceback) if traceback else error
+
+
+def traceback_of(error: BaseException) -> str:
+    import traceback
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # linecache has some for modules that were imported in an unusual way
+            return "".join(traceback.format_exception(without_loop(error)))
+    except Exception:  # of its __str__, or its __traceback__: whatever a class may do
+        return f"{type(error).__name__}, whose traceback can't be shown\n"
+
+
+def said(error: BaseException) -> str:
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    try:
+        return str.__str__(str(error))  # of a subclass, which may not be picklable, the plain text
+    except Exception:
+        return "its text can't be shown"
+
+
+def shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
