@@ -148,7 +148,6 @@ class Loop:
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
         self._fifo = mailbox.fifo
-        self._looked_up = 0.0
         self._forked = False
         os.register_at_fork(after_in_child=self._note_fork)
         _waiting.readers.append(self)
@@ -178,6 +177,7 @@ class Loop:
         told = {_wire.ITEM | _wire.OWN} if bound else {_wire.ITEM | _wire.OWN, _wire.ITEM}
         asked = -1 if bound else _wire.ASK
         now = time.monotonic
+        look_up = now() + _LOOK_UP
         while True:
             body = take()
             if body is None:
@@ -199,8 +199,9 @@ class Loop:
                 self._receive(inbox.kind, body)
             if self._attention:
                 self._attend()
-            if now() > self._looked_up + _LOOK_UP:
+            if now() > look_up:
                 self._look_up()
+                look_up = now() + _LOOK_UP
 
     def later(self, delay: float, frame: bytes) -> Timer:
         """Has the frame sent to this actor itself after ``delay`` seconds."""
@@ -357,7 +358,6 @@ class Loop:
 
     def _look_up(self) -> None:
         """Sees to what does not come through the mailbox, where messages are all that comes."""
-        self._looked_up = time.monotonic()
         for fd, _ in self._poll.poll(0):
             self._notice(fd)
         if self._owner_fd is None and not _is_running(self._owner):

@@ -10,6 +10,7 @@ only travels through.
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 import sys
 import weakref
@@ -149,7 +150,7 @@ def _method(cls: type, name: str) -> Callable[..., None]:
     target = getattr(cls, name)
     signature = _signature(cls, name)
     check = _checker(signature, f"{cls.__qualname__}.{name}")
-    dumps, write = pickle.dumps, _wire.write_now
+    dumps, write = pickle.dumps, os.write
 
     # The hottest function of all: one system call, and no call that can be spared.
     def method(self: Proxy, /, *args: Any, **kwargs: Any) -> None:
@@ -161,8 +162,12 @@ def _method(cls: type, name: str) -> Callable[..., None]:
         except _SLOWER:
             pass
         else:
-            if write(way.fd, frame):
+            try:
+                write(way.fd, frame)
                 return
+            except OSError as error:
+                if error.errno not in _wire.MORE_TO_DO:
+                    raise
         way.post(_wire.ITEM, b"", (name, args, kwargs))
 
     functools.update_wrapper(method, target, updated=())

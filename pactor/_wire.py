@@ -80,7 +80,7 @@ OWN_ITEM_HEADERS = _ItemHeaders(ITEM | OWN)
 #: How the plain pickler says that it has no way for a type. What else it raises, __reduce__ and signal handlers raised.
 REFUSALS = (pickle.PicklingError, TypeError, AttributeError)
 #: How `os.write` says that there is more to do: no room now, nobody reads, not open.
-_MORE_TO_DO = {errno.EAGAIN, errno.EPIPE, errno.EBADF}
+MORE_TO_DO = {errno.EAGAIN, errno.EPIPE, errno.EBADF}
 
 
 def write_now(fd: int, data: bytes) -> bool:
@@ -89,7 +89,7 @@ def write_now(fd: int, data: bytes) -> bool:
         os.write(fd, data)
         return True
     except OSError as error:  # also what a signal handler raises behind a write that succeeded, as a TimeoutError
-        if error.errno not in _MORE_TO_DO:
+        if error.errno not in MORE_TO_DO:
             raise
         return False
 

@@ -66,6 +66,11 @@ def get_when_told(mailbox, go, done, count):
     done.set()
 
 
+def keep(mailbox, way):
+    for _ in range(2):
+        way.get()
+
+
 def get_nowait_in_a_process(mailbox):
     with_child(_get_nowait, mailbox)
 

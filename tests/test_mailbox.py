@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
+import gc
 import inspect
 import itertools
 import multiprocessing
@@ -23,6 +25,7 @@ from mailbox_workers import (
     get_nowait_in_a_process,
     get_when_told,
     item,
+    keep,
     produce,
     put_all,
     put_two_and_nest_once,
@@ -304,6 +307,20 @@ def test_lives_as_long_as_somebody_has_it():
     assert not os.path.exists(directory)
 
 
+def test_the_last_process_that_has_it_removes_it(start):
+    mailbox, way = Mailbox(), Mailbox()
+    directory = mailbox.directory
+    process = start(keep, mailbox, way)
+    way.put("keep on", timeout=LIMIT)
+    eventually(way.empty)
+    del mailbox
+    gc.collect()
+    assert os.path.exists(directory)
+    way.put("let go")
+    assert 0 == exitcode(process)
+    assert not os.path.exists(directory)
+
+
 def test_one_that_is_gone_cannot_be_had_again():
     pickled = pickle.dumps(Mailbox())
     with pytest.raises(FileNotFoundError):
@@ -463,7 +480,8 @@ def test_an_actor_that_waits_to_get_goes_on_receiving(context, start):
     mailbox, results = Mailbox(), Mailbox()
     other = start(get_into, mailbox, results, 1)
     eventually(lambda: is_being_read(mailbox))
-    with Actor(Getter(mailbox), context=context) as actor:
+    with Actor(Getter(mailbox), context=context) as actor, contextlib.ExitStack() as stack:
+        stack.callback(actor.kill)  # which could not be closed, if this were wrong
         future = ask(actor.proxy.get)
         for _ in range(1000):
             actor.proxy.note(bytes(1000))

@@ -142,6 +142,14 @@ def test_a_reader_that_is_killed_while_it_repairs_the_slots_keeps_nobody_from_se
     assert_works(mailbox, 2)
 
 
+def test_slots_are_not_missed_while_something_is_queued():
+    mailbox = Mailbox(2)
+    mailbox.put(1)
+    mailbox.repair_slots()
+    assert 1 == mailbox.qsize()
+    assert_works(mailbox, 2) if mailbox.get() else None
+
+
 def test_a_sender_between_its_slot_and_its_frame_keeps_its_slot(context, start):
     """However often the process that it was forked from sends meanwhile: their locks are not one."""
     mailbox = Mailbox(2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -168,6 +170,31 @@ HOLDS = """
 """
 
 
+def test_one_that_cannot_be_held_is_not_left(base, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    monkeypatch.setattr(_runtime, "_open_private", refuse)
+    with pytest.raises(OSError, match="no descriptor"):
+        _runtime._make()
+    assert [] == names(base)
+
+
+def test_what_took_the_place_of_one_that_was_removed_is_not_taken_for_it(base, monkeypatch):
+    path = base / "home"
+    path.mkdir(0o700)
+    flock = fcntl.flock
+
+    def replace_and_lock(fd, operation):
+        path.rename(base / "old")
+        path.mkdir(0o700)
+        flock(fd, operation)
+
+    monkeypatch.setattr(_runtime.fcntl, "flock", replace_and_lock)
+    with pytest.raises(FileNotFoundError, match="was removed"):
+        _runtime.Lease(str(path))
+
+
 def test_every_program_has_its_own_and_the_next_removes_that_of_one_that_was_killed(base, program):
     programs = [program(HOLDS) for _ in range(3)]
     mine = [process.stdout.readline().strip() for process in programs]
@@ -306,6 +333,8 @@ ENDS = {
     "a fork that ends first": "os.fork() or os._exit(0); os.wait()",
     "a fork that ends as it does": "pid = os.fork(); pid and os.waitpid(pid, 0)",
     "a fork that ends last": "parent = os.getpid()\nif not os.fork():\n while os.getppid() == parent: time.sleep(.01)",
+    "a fork that has the mailbox last": "pid = os.fork()\nif pid: del mailbox; os.waitpid(pid, 0); "
+    "os._exit(os.listdir(os.environ['PACTOR_DIR'] + '/' + os.listdir(os.environ['PACTOR_DIR'])[0]) != [])",
     "a subprocess": "import subprocess; subprocess.Popen('cat')",
 }
 
@@ -313,7 +342,7 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_nothing_is_left_of_a_program_after(base, program, end):
     process = program(f"mailbox = pactor.Mailbox(5000)\nmailbox.put(1)\n{end}")
-    process.wait(LIMIT)
+    assert 0 == process.wait(LIMIT)
     eventually(lambda: [] == names(base), lambda: names(base))
 
 
