@@ -217,8 +217,9 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         _mailboxes.add(self)
         if private:  # its owner removes it, and has a channel as all its senders do
             return
-        _runtime.home(self.directory)
+        _runtime.home(self.directory).share()
         self._lease = _runtime.Lease(self.directory)
+        self._lease.share()
         self._channel = _OwnChannel(self)
         self._channel.open()
         self._release_at_exit()
@@ -237,16 +238,11 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        with contextlib.suppress(FileNotFoundError):
-            if self.slots:
-                self.slots = ReaderSlots(self.directory, self._maxsize)
-            if self._private:
-                return
-            _runtime.home(self.directory)
-            self._lease.renew()
-            if self.slots:
-                self._channel.renew_slots()
-        self._release_at_exit()
+        if self.slots:
+            self.slots = ReaderSlots(self.directory, self._maxsize)
+        if not self._private:
+            self._channel.renew_slots()
+            self._release_at_exit()
 
     def _release_at_exit(self) -> None:
         util.Finalize(self, self._lease.release, exitpriority=2)
@@ -309,7 +305,8 @@ class _OwnChannel(Channel):
 
     def renew_slots(self) -> None:
         """For a forked child, which would share its parent's lock."""
-        self._slots = SenderSlots.open(self.mailbox)
+        if self._slots:
+            self._slots = SenderSlots.open(self.mailbox)
 
     def make_room(self, deadline: float | None) -> bool:
         owner = self._owner()

@@ -16,6 +16,8 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import threading
+import weakref
 from collections.abc import Callable
 
 PREFIX = "pactor-"
@@ -30,24 +32,35 @@ class Lease:
     """
 
     _fd = -1
+    _heir = -1
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.renew()
+        self._fd = self._lock()
 
-    def renew(self) -> None:
-        """Takes a lease of its own for a forked child, whose lock is the parent's."""
+    def share(self) -> None:
+        """Has each process that is forked from here on hold a lease of its own, from its first moment."""
+        with _sharing:
+            _shared.add(self)
+
+    def make_heir(self) -> None:
+        """Before a fork: a descriptor that is only inherited has but a share in the parent's lock."""
+        if self._fd >= 0:
+            try:
+                self._heir = self._lock()
+            except OSError:  # no descriptor left: the child will have to do without
+                pass
+
+    def inherit(self) -> None:
+        """In the child."""
         self.forget()
-        fd = _open_private(self.path)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            # Whoever removes it may have had the lock first; then the name is gone, or somebody else's.
-            if not os.path.samestat(os.fstat(fd), os.stat(self.path)):
-                raise FileNotFoundError(f"{self.path} was removed")
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd = fd
+        self._fd, self._heir = self._heir, -1
+
+    def disinherit(self) -> None:
+        """In the parent."""
+        if self._heir >= 0:
+            os.close(self._heir)
+            self._heir = -1
 
     def release(self) -> None:
         """Lets go of the directory; the last one removes it."""
@@ -62,6 +75,18 @@ class Lease:
             self._fd = -1
 
     __del__ = forget
+
+    def _lock(self) -> int:
+        fd = _open_private(self.path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            # Whoever removes it may have had the lock first; then the name is gone, or somebody else's.
+            if not os.path.samestat(os.fstat(fd), os.stat(self.path)):
+                raise FileNotFoundError(f"{self.path} was removed")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 class Home(Lease):
@@ -225,12 +250,35 @@ def _leave(home: Home) -> None:
     home.release()
 
 
-def _forget() -> None:
+_shared: weakref.WeakSet[Lease] = weakref.WeakSet()
+#: Held while one is added, and over a fork.
+_sharing = threading.Lock()
+
+
+def _before_fork() -> None:
+    _sharing.acquire()
+    for lease in _shared:
+        lease.make_heir()
+
+
+def _after_fork_in_parent() -> None:
+    for lease in _shared:
+        lease.disinherit()
+    _sharing.release()
+
+
+def _after_fork_in_child() -> None:
     global _own
     _own = None
-    for left in _homes.values():
-        left.forget()
-    _homes.clear()
+    _sharing.release()
+    for lease in _shared:
+        lease.inherit()
+    for home in list(_homes.values()):
+        if home in _shared:
+            _leave_at_exit(home)
+        else:
+            home.forget()
+            del _homes[home.path]
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
