@@ -12,7 +12,8 @@ from ._proxy import Proxy, is_dunder
 if TYPE_CHECKING:
     from typing import ParamSpec
 
-    from ._loop import Loop, Timer
+    from ._channel import Channel
+    from ._loop import Loop
 
     P = ParamSpec("P")
 
@@ -78,6 +79,25 @@ class EnqueueLater(Enqueue):
         message.__check__(self._proxy, *args, **kwargs)  # type: ignore[attr-defined]
         way = self._proxy.__channel__
         return self._loop.later(delay, way.pack(_wire.ITEM, b"", (message.__name__, args, kwargs)))
+
+
+class Timer:
+    """A message that is to be enqueued later."""
+
+    def __init__(self, way: Channel, frame: bytes) -> None:
+        self._way = way
+        self._frame: bytes | None = frame
+
+    def cancel(self) -> None:
+        """Has the message not enqueued, if it has not been yet."""
+        frame, self._frame = self._frame, None
+        if frame:
+            _wire.drop(self._way.mailbox, frame)
+
+    def _fire(self) -> None:
+        frame, self._frame = self._frame, None
+        if frame:
+            self._way.send(frame)
 
 
 def check_injectable(cls: type) -> None:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from . import _channel, _ending, _proxy, _runtime, _waiting, _wire
 from ._askers import Askers
 from ._ending import Ending
-from ._enqueue import Enqueue, EnqueueLater, inject
+from ._enqueue import Enqueue, EnqueueLater, Timer, inject
 from ._log import log
 from ._telling import portable, said, shown, traceback_of, without_loop
 
@@ -102,25 +102,6 @@ def _take_sigterm(handler: Callable[..., None]) -> None:
     unblock = functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
     block = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
     os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=give_back)
-
-
-class Timer:
-    """A message that is to be enqueued later."""
-
-    def __init__(self, way: _channel.Channel, frame: bytes) -> None:
-        self._way = way
-        self._frame: bytes | None = frame
-
-    def cancel(self) -> None:
-        """Has the message not enqueued, if it has not been yet."""
-        frame, self._frame = self._frame, None
-        if frame:
-            _wire.drop(self._way.mailbox, frame)
-
-    def _fire(self) -> None:
-        frame, self._frame = self._frame, None
-        if frame:
-            self._way.send(frame)
 
 
 class Loop:

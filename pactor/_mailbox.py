@@ -238,10 +238,12 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        if self.slots:
-            self.slots = ReaderSlots(self.directory, self._maxsize)
+        with contextlib.suppress(OSError):  # it is gone, or there is no descriptor left
+            if self.slots:
+                self.slots = ReaderSlots(self.directory, self._maxsize)
+            if not self._private:
+                self._channel.renew_slots()
         if not self._private:
-            self._channel.renew_slots()
             self._release_at_exit()
 
     def _release_at_exit(self) -> None:

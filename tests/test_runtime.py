@@ -36,9 +36,9 @@ def program(base, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     with contextlib.ExitStack() as stack:
 
-        def start(text, *arguments):
+        def start(text, *arguments, first=""):
             path = tmp_path / "program.py"
-            path.write_text("import multiprocessing, os, sys, time\nimport pactor\n" + textwrap.dedent(text))
+            path.write_text(f"import multiprocessing, os, sys, time\n{first}\nimport pactor\n{textwrap.dedent(text)}")
             process = stack.enter_context(
                 subprocess.Popen([sys.executable, path, *arguments], stdin=-1, stdout=-1, stderr=-1, text=True)
             )
@@ -344,11 +344,14 @@ def test_nothing_is_left_of_a_program_after(base, program, end):
     eventually(lambda: [] == names(base), lambda: names(base))
 
 
-def test_a_forked_process_removes_a_mailbox_that_it_has_last(base, program):
+#: Keeps a forked process from doing anything, before its first moment of pactor's, until told by `os.write(there, ...)`.
+HOLD_FORKS = "here, there = os.pipe(); os.register_at_fork(after_in_child=lambda: os.read(here, 1))"
+
+
+def test_a_forked_process_has_the_mailbox_from_its_first_moment_and_removes_it(base, program):
     process = program(
         """
         mailbox = pactor.Mailbox()
-        here, there = os.pipe()
         if pid := os.fork():
             directory = mailbox.directory
             del mailbox
@@ -356,11 +359,26 @@ def test_a_forked_process_removes_a_mailbox_that_it_has_last(base, program):
             os.write(there, b"x")
             os.waitpid(pid, 0)
             print(os.path.exists(directory))
-        else:
-            os.read(here, 1)
-        """
+        """,
+        first=HOLD_FORKS,
     )
     assert ("True False\n", "") == process.communicate(timeout=LIMIT)
+    assert [] == names(base)
+
+
+def test_a_forked_process_has_the_home_from_its_first_moment(base, program):
+    process = program(
+        """
+        def work(mailbox):
+            mailbox.put(bytes(1_000_000))
+            print(len(mailbox.get()))
+
+        multiprocessing.get_context("fork").Process(target=work, args=(pactor.Mailbox(),)).start()
+        multiprocessing.util.Finalize(None, os.write, (there, b"x"), exitpriority=0)
+        """,
+        first=HOLD_FORKS,
+    )
+    assert ("1000000\n", "") == process.communicate(timeout=LIMIT)
     assert [] == names(base)
 
 
