@@ -344,7 +344,7 @@ def test_nothing_is_left_of_a_program_after(base, program, end):
     eventually(lambda: [] == names(base), lambda: names(base))
 
 
-#: Keeps a forked process from doing anything, before its first moment of pactor's, until told by `os.write(there, ...)`.
+#: Holds a forked process, before pactor's first moment in it, until `os.write(there, ...)`.
 HOLD_FORKS = "here, there = os.pipe(); os.register_at_fork(after_in_child=lambda: os.read(here, 1))"
 
 
