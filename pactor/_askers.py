@@ -80,8 +80,7 @@ class Askers:
         self._unsent.pop(asker, None)
         self._poll.modify(way.file, 0)
         if frames is None:  # there was nothing to send: it has ended
-            way.end()
-            raise way.error()
+            way.fail()
 
     def _meet(self, asker: bytes) -> Channel:
         way = channel(asker.decode(), "asker")

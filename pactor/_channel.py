@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from queue import Full
+from typing import NoReturn
 
 from . import _ending, _wire
 from ._slots import SenderSlots
@@ -84,8 +85,7 @@ class Channel:
         except FileNotFoundError:
             if os.path.isdir(self.mailbox):
                 raise
-            self.end()
-            raise self.error() from None
+            self.fail()
 
     def send(self, frame: bytes, deadline: float | None = None) -> None:
         """Sends a frame, as `post` does."""
@@ -102,8 +102,7 @@ class Channel:
         except BlockingIOError:
             return False
         except BrokenPipeError:
-            self.end()
-            raise self.error() from None
+            self.fail()
         return True
 
     def send_without_slot(self, frame: bytes, deadline: float | None = None) -> bool:
@@ -120,7 +119,7 @@ class Channel:
     def open(self) -> None:
         """Opens the way, if it is not open; raises ActorClosed or ActorDied where it leads nowhere any more."""
         if self.ending:
-            raise self.error()
+            self.fail()
         if self.file >= 0:
             return
         with _opening:
@@ -131,8 +130,7 @@ class Channel:
             except OSError as error:
                 # ENXIO: nobody has it open for reading. The path is ours, so ENOENT says the same.
                 if isinstance(error, FileNotFoundError) or error.errno == errno.ENXIO:
-                    self.end()
-                    raise self.error() from None
+                    self.fail()
                 raise
             try:
                 self._slots = None if self._is_reader else SenderSlots.open(self.mailbox)
@@ -163,9 +161,11 @@ class Channel:
         except OSError:  # no descriptor left to look with
             return _ending.UNKNOWN
 
-    def error(self) -> Exception:
+    def fail(self) -> NoReturn:
+        """Raises the error that says how the reader ended, which has."""
+        self.end()
         assert self.ending is not None
-        return self.ending.error(self.name)
+        raise self.ending.error(self.name)
 
 
 def _after_fork() -> None:

@@ -28,8 +28,8 @@ class Ending:
 
     def error(self, name: str) -> ActorError:
         error = (ActorClosed if self.closed else ActorDied)(f"actor {name!r} {self.reason}")
-        if self.traceback:
-            error.__cause__ = RemoteTraceback(self.traceback)
+        # None too is said: it keeps what the caller came upon first, a broken pipe, out of the traceback.
+        error.__cause__ = RemoteTraceback(self.traceback) if self.traceback else None
         return error
 
 

@@ -314,17 +314,29 @@ class FailsToStart:
     def __init__(self):
         raise ValueError("no way")
 
-    def method(self):
+    def note(self, *items):
         pass
 
 
 def test_a_failing_init_is_told_by_the_first_ask(context):
     with Actor(FailsToStart, context=context, name="stillborn") as actor:
         with pytest.raises(ActorDied, match="'stillborn' could not start: ValueError: no way") as caught:
-            ask(actor.proxy.method).result(LIMIT)
+            ask(actor.proxy.note).result(LIMIT)
         assert "in __init__" in str(caught.value.__cause__)
         assert actor.join(LIMIT)
         assert 1 == actor.exitcode
+        with pytest.raises(ActorDied, match="ValueError: no way") as caught:
+            actor.proxy.note()  # the same, where it is known at the call
+        assert "in __init__" in str(caught.value.__cause__)
+
+
+def test_another_process_is_told_why_an_actor_could_not_start(context):
+    """Also one that comes to know of it at its first send."""
+    with Actor(Recorder(), context=context) as other, Actor(FailsToStart, context=context, name="stillborn") as actor:
+        assert actor.join(LIMIT)
+        with pytest.raises(ActorDied, match="ValueError: no way") as caught:
+            ask(other.proxy.tell, actor.proxy, 1).result(LIMIT)
+        assert "in __init__" in str(caught.value.__cause__)
 
 
 class Owner:
