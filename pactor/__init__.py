@@ -12,6 +12,7 @@ from ._proxy import ask
 if TYPE_CHECKING:
     from ._future import Future
     from ._mailbox import Mailbox
+    from ._supervisor import Restart
 
 __version__ = "1.0.0.dev0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "Future",
     "Mailbox",
     "RemoteError",
+    "Restart",
     "ask",
 ]
 
@@ -35,6 +37,8 @@ def __getattr__(name: str) -> object:
         from ._future import Future as found
     elif name == "Mailbox":
         from ._mailbox import Mailbox as found  # type: ignore[assignment]
+    elif name == "Restart":
+        from ._supervisor import Restart as found  # type: ignore[assignment]
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found

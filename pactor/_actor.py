@@ -15,25 +15,30 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from . import _channel, _ending, _inbox, _loop, _proxy, _waiting, _wire
+from . import _channel, _dead_letters, _ending, _inbox, _loop, _proxy, _waiting, _wire
 from ._enqueue import check_injectable
 from ._errors import ActorError
 
 if TYPE_CHECKING:
     import functools
+    from multiprocessing.connection import Connection
     from multiprocessing.context import BaseContext
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from ._supervisor import Restart
 
 T = TypeVar("T")
 
 #: How long a process may take from the end of its mailbox to its own, in seconds, to be asked for its exit code.
 _GONE = 1.0
 _INTERRUPT_AGAIN = 0.2
+#: How long a supervisor may take to start the actor's process, in seconds, to be asked for its id.
+_STARTED = 10.0
 
 _numbers: dict[str, itertools.count[int]] = {}
 _running: list[Actor[Any]] = []
@@ -51,8 +56,9 @@ class Actor(Generic[T]):
     called there. ``name`` is for people; by default it is made from the class, as in ``Counter-1``. ``maxsize`` is the
     number of messages in the mailbox from which on its senders wait; 0 for no bound but the system's: senders outside
     of actors wait when about 64 KB are unread. ``on_failure`` is what to do when a method raises and nobody waits for
-    its reply: ``"resume"`` logs it and goes on with the next message, ``"stop"`` logs it and ends the actor.
-    ``context`` is a context of multiprocessing, for another start method than its default.
+    its reply: ``"resume"`` logs it and goes on with the next message, ``"stop"`` logs it and ends the actor, and a
+    `Restart` restarts the actor, also when its process dies. ``context`` is a context of multiprocessing, for another
+    start method than its default.
 
     Raises TypeError or ValueError for arguments that can't be right, what pickling the target raises, and OSError
     where the system has no room for another process. What the target raises in its process is told by the first ask.
@@ -71,7 +77,7 @@ class Actor(Generic[T]):
         *,
         name: str | None = None,
         maxsize: int = 0,
-        on_failure: str = "resume",
+        on_failure: Literal["resume", "stop"] | Restart = "resume",
         context: BaseContext | None = None,
     ) -> None: ...
 
@@ -83,7 +89,7 @@ class Actor(Generic[T]):
         *,
         name: str | None = None,
         maxsize: int = 0,
-        on_failure: str = "resume",
+        on_failure: Literal["resume", "stop"] | Restart = "resume",
         context: BaseContext | None = None,
     ) -> None: ...
 
@@ -94,7 +100,7 @@ class Actor(Generic[T]):
         *,
         name: str | None = None,
         maxsize: int = 0,
-        on_failure: str = "resume",
+        on_failure: Literal["resume", "stop"] | Restart = "resume",
         context: BaseContext | None = None,
     ) -> None:
         cls = _proxy.wrapped_class(target)
@@ -105,16 +111,27 @@ class Actor(Generic[T]):
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
-        arguments = (_packed(target), on_failure, self._owner)
-        with _without_ctrl_c(start):
-            self._start(start, cls, maxsize, arguments)
+        self._last_pid = 0
+        arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner)
+        with _without_ctrl_c(start), contextlib.ExitStack() as stack:
+            main: Callable[..., None] = _loop.main
+            self._supervisor: Connection | None = None
+            if not isinstance(on_failure, str):
+                from ._supervisor import main
 
-    def _start(self, start: Any, cls: type, maxsize: int, arguments: tuple[Any, ...]) -> None:
+                commands, self._supervisor = start.Pipe(duplex=False)
+                stack.callback(commands.close)
+                arguments += (start.get_start_method(), commands, self._supervisor)
+            self._start(start, cls, maxsize, main, arguments)
+
+    def _start(
+        self, start: Any, cls: type, maxsize: int, main: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> None:
         from ._mailbox import Mailbox  # not before it is needed: multiprocessing.queues imports a lot
 
         self._mailbox = Mailbox.for_actor(maxsize)
         self._process = start.Process(
-            target=_loop.main, args=(self._mailbox, self._name, *arguments), name=self._name, daemon=False
+            target=main, args=(self._mailbox, self._name, *arguments), name=self._name, daemon=False
         )
         try:
             self._way = _channel.channel(self._mailbox.directory, self._name)
@@ -122,7 +139,8 @@ class Actor(Generic[T]):
             self._way.find_ending = self._find_ending
             with self._mailbox.bequeath():
                 self._process.start()
-            _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
+            if not self._supervisor:
+                _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
             self._proxy: Any = _proxy.make(cls, self._way)
             _running.append(self)
             _close_at_exit()
@@ -145,9 +163,17 @@ class Actor(Generic[T]):
 
     @property
     def pid(self) -> int:
-        """The id of its process."""
-        pid: int = self._process.pid
-        return pid
+        """The id of its process; of one that is restarted, the latest."""
+        if self._supervisor is None:
+            pid: int = self._process.pid
+            return pid
+        deadline = time.monotonic() + _STARTED
+        while not (found := _inbox.reader(f"{self._mailbox.directory}/inbox")):
+            if self._process.exitcode is not None or time.monotonic() > deadline:
+                return self._last_pid
+            time.sleep(0.001)
+        self._last_pid = found
+        return found
 
     @property
     def exitcode(self) -> int | None:
@@ -178,6 +204,7 @@ class Actor(Generic[T]):
                 _inbox.close_when_read(f"{self._mailbox.directory}/inbox")
                 self._way.try_send(end)
             self._way.end(_ending.CLOSED)
+            self._signal(0)
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the process has ended, for at most ``timeout`` seconds; returns whether it has.
@@ -203,7 +230,7 @@ class Actor(Generic[T]):
     def kill(self) -> None:
         """Ends the process at once, with SIGKILL. What is queued is lost."""
         self._check_owner()
-        self._process.kill()
+        self._signal(signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self
@@ -232,11 +259,21 @@ class Actor(Generic[T]):
         if os.getpid() != self._owner:
             raise ActorError(f"the Actor {self._name!r} belongs to process {self._owner}, which made it")
 
+    def _signal(self, number: int) -> None:
+        """Sends the actor's process a signal; 0 is but word that the actor is closed."""
+        with self._lock:  # nobody reaps it in between
+            if self._process.exitcode is not None:
+                return
+            if self._supervisor is None:
+                os.kill(self._process.pid, number)
+            else:
+                os.write(self._supervisor.fileno(), bytes([number]))
+
     def _see_off(self, interrupted: bool) -> None:
         """Waits for the end; after Ctrl-C, not for the end of long methods."""
         # The actor had a SIGINT too, but Python notices one that comes right before a sleep only behind it.
         while not self.join(_INTERRUPT_AGAIN if interrupted else None):
-            os.kill(self.pid, signal.SIGINT)
+            self._signal(signal.SIGINT)
 
     def _bury(self) -> None:
         """Notes how it ended, once it has, and removes its mailbox."""
@@ -251,6 +288,8 @@ class Actor(Generic[T]):
             self._mailbox.remove()
         else:
             _ending.leave(mailbox, ending)
+        if self._supervisor:
+            self._supervisor.close()
 
     def _find_ending(self, mailbox: str) -> _ending.Ending:
         """How it ended, once its mailbox has no reader: the process is gone or about to go."""
@@ -262,21 +301,35 @@ class Actor(Generic[T]):
             time.sleep(0.001)
         if exitcode is None:
             return _ending.UNKNOWN
-        ending = _ending.of_exit(exitcode, self.pid)
-        with contextlib.suppress(OSError):
-            _ending.write(mailbox, ending)  # for the others, who can't see that
+        with self._lock:
+            if note := _ending.read(mailbox):
+                return note
+            if self._supervisor:
+                ending = _ending.of_supervisor(exitcode, self._process.pid)
+            else:
+                ending = _ending.of_exit(exitcode, self._process.pid, mailbox)
+            with contextlib.suppress(OSError):
+                _ending.write(mailbox, ending)  # for the others, who can't see that
+                if not self._supervisor:
+                    _dead_letters.bury_killed(mailbox, f"actor {self._name!r} {ending.reason}")
         return ending
 
 
-def _check(name: str | None, maxsize: int, on_failure: str) -> None:
+def _check(name: str | None, maxsize: int, on_failure: object) -> None:
     if not isinstance(name, (str, type(None))):
         raise TypeError(f"the name must be a str, not {name!r}")
     if not isinstance(maxsize, int):
         raise TypeError(f"maxsize must be an int, not {maxsize!r}")
     if maxsize < 0:
         raise ValueError(f"maxsize must be 0, for no bound, or more, not {maxsize}")
-    if on_failure not in ("resume", "stop"):
-        raise ValueError(f'on_failure must be "resume" or "stop", not {on_failure!r}')
+    if isinstance(on_failure, str):
+        if on_failure not in ("resume", "stop"):
+            raise ValueError(f'on_failure must be "resume", "stop" or a Restart, not {on_failure!r}')
+        return
+    from ._supervisor import Restart
+
+    if not isinstance(on_failure, Restart):
+        raise TypeError(f'on_failure must be "resume", "stop" or a Restart, not {on_failure!r}')
 
 
 def _packed(target: object) -> object:

@@ -7,6 +7,7 @@ that is gone is noticed, like all that ends, by `select.poll`; what a killed one
 from __future__ import annotations
 
 import collections
+import contextlib
 import pickle
 import select
 import struct
@@ -16,6 +17,8 @@ from . import _runtime, _waiting, _wire
 from ._channel import Channel, channel
 from ._errors import ActorError
 
+#: Where an actor that is restarted keeps replies, in its mailbox.
+JOURNAL = "journal"
 #: Askers whose mailboxes are kept open.
 _MAX_OPEN = 32
 
@@ -24,10 +27,14 @@ _REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
 
 
 class Askers:
-    """The ways to the askers; ``poll`` is what the actor waits with."""
+    """The ways to the askers; ``poll`` is what the actor waits with.
 
-    def __init__(self, poll: select.poll) -> None:
+    ``journal`` is for an actor that is restarted: a file that has what is kept, for when the process is killed.
+    """
+
+    def __init__(self, poll: select.poll, journal: str | None = None) -> None:
         self._poll = poll
+        self._journal = journal
         self._ways: dict[bytes, Channel] = {}
         self._unsent: dict[bytes, collections.deque[bytes]] = {}
 
@@ -43,14 +50,21 @@ class Askers:
             if size <= _wire.MAX_FRAME and _wire.write_now(way.fd, _reply_header(size, kind, number) + data):
                 return
         try:
-            frame = way.pack(kind, _wire.REPLY_HEAD.pack(number), value)
-            if asker in self._unsent:
-                self._unsent[asker].append(frame)
-            elif not way.try_send(frame):
-                self._unsent[asker] = collections.deque([frame])
-                self._poll.modify(way.file, select.POLLOUT)
+            self._send(asker, way, way.pack(kind, _wire.REPLY_HEAD.pack(number), value))
         except ActorError:
             self._part(asker)  # nobody waits any more
+
+    def take_over(self, journal: str) -> None:
+        """Sends the replies that a killed process kept. Some may have been sent: an asker takes only the first."""
+        # The last one may be torn; then its message counts as being executed.
+        with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError), open(journal, "rb") as file:
+            _runtime.unlink(journal)
+            while True:
+                asker, frame = pickle.load(file)
+                try:
+                    self._send(asker, self._ways.get(asker) or self._meet(asker), frame)
+                except (ActorError, OSError):
+                    self._part(asker)
 
     def attend(self, fd: int) -> None:
         """Does what ``poll`` reported for one of the ways."""
@@ -71,6 +85,17 @@ class Askers:
         for fd, _ in self._poll.poll(0):
             self.attend(fd)
 
+    def _send(self, asker: bytes, way: Channel, frame: bytes) -> None:
+        if asker not in self._unsent:
+            if way.try_send(frame):
+                return
+            self._unsent[asker] = collections.deque()
+            self._poll.modify(way.file, select.POLLOUT)
+        self._unsent[asker].append(frame)
+        if self._journal:
+            with open(self._journal, "ab", buffering=0) as file:
+                file.write(pickle.dumps((asker, frame)))
+
     def _send_rest(self, asker: bytes, way: Channel) -> None:
         frames = self._unsent.get(asker)
         while frames and way.try_send(frames[0]):
@@ -78,6 +103,8 @@ class Askers:
         if frames:
             return
         self._unsent.pop(asker, None)
+        if self._journal and not self._unsent:
+            _runtime.unlink(self._journal)
         self._poll.modify(way.file, 0)
         if frames is None:  # there was nothing to send: it has ended
             way.fail()

@@ -15,16 +15,18 @@ import threading
 import time
 
 from . import _inbox, _runtime
+from ._dead_letters import executing
 from ._errors import ActorClosed, ActorDied, ActorError, RemoteTraceback
 
 
 class Ending:
     """Why an actor takes no more messages."""
 
-    def __init__(self, closed: bool, reason: str, traceback: str = "") -> None:
+    def __init__(self, closed: bool, reason: str, traceback: str = "", failed: bool = False) -> None:
         self.closed = closed  #: it was asked to end
         self.reason = reason  #: reads on after "actor 'x' "
         self.traceback = traceback  #: of the exception that ended it
+        self.failed = failed  #: a restart is the remedy
 
     def error(self, name: str) -> ActorError:
         error = (ActorClosed if self.closed else ActorDied)(f"actor {name!r} {self.reason}")
@@ -39,25 +41,40 @@ _MAX_LEFT = 256
 _WRITING = 0.1
 
 CLOSED = Ending(True, "is closed")
+TERMINATED = Ending(True, "was closed by SIGTERM")
+INTERRUPTED = Ending(False, "was interrupted, by Ctrl-C or SIGINT")
+ORPHANED = Ending(False, "ended, as the process that owned it is gone")
 UNKNOWN = Ending(False, "died, and nobody could see why")
 
 
-def of_exit(exitcode: int, pid: int) -> Ending:
+def of_exit(exitcode: int, pid: int, mailbox: str) -> Ending:
     """The ending of a process that left no note; ``exitcode`` as in `multiprocessing.Process`."""
+    if exitcode == -signal.SIGTERM:  # before it could take that as what it is
+        return TERMINATED
+    method = executing(mailbox)
+    doing = f" while it executed {method}()" if method else ""
+    return Ending(False, f"died: process {pid} {_how(exitcode)}{doing}", failed=True)
+
+
+def of_supervisor(exitcode: int, pid: int) -> Ending:
+    """The ending of an actor whose supervisor left no note: it ends behind its message."""
+    return Ending(False, f"ended, as its supervisor, process {pid}, {_how(exitcode)}")
+
+
+def _how(exitcode: int) -> str:
     if exitcode >= 0:
-        return Ending(False, f"died: process {pid} ended with exit code {exitcode} in the middle of a message")
+        return f"ended with exit code {exitcode}"
     try:
-        name = signal.Signals(-exitcode).name
+        return f"was killed by {signal.Signals(-exitcode).name}"
     except ValueError:
-        name = f"signal {-exitcode}"
-    return Ending(False, f"died: process {pid} was killed by {name}")
+        return f"was killed by signal {-exitcode}"
 
 
 def write(mailbox: str, ending: Ending) -> None:
     """Leaves the note in the mailbox; whole or not at all."""
     temporary = f"{mailbox}/note.{os.getpid()}.{threading.get_ident()}"
     with open(temporary, "wb") as file:
-        pickle.dump((ending.closed, ending.reason, ending.traceback), file)
+        pickle.dump(ending, file)
     os.rename(temporary, f"{mailbox}/note")
 
 
@@ -65,7 +82,8 @@ def read(mailbox: str) -> Ending | None:
     """The note in the mailbox, if there is one."""
     try:
         with open(f"{mailbox}/note", "rb") as file:
-            return Ending(*pickle.load(file))
+            ending: Ending = pickle.load(file)
+            return ending
     except FileNotFoundError:
         return None
 
@@ -85,7 +103,7 @@ def find(mailbox: str) -> Ending:
         if time.monotonic() > deadline:
             return UNKNOWN
         time.sleep(0.001)
-    return of_exit(exitcode, pid)
+    return of_exit(exitcode, pid, mailbox)
 
 
 def _exitcode_of_zombie(pid: int) -> int | None:

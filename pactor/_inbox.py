@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import struct
 import sys
 
 from . import _wire
@@ -67,6 +68,17 @@ def reader(path: str) -> int:
             return int.from_bytes(os.pread(file.fileno(), 8, 8 * _PID), sys.byteorder)
     except OSError:
         return 0
+
+
+def executing(path: str) -> tuple[int, bytes] | None:
+    """Kind and body of the frame that a reader which is gone was handed last, if it had not finished with it."""
+    with contextlib.suppress(OSError, ValueError, struct.error), open(path, "rb") as file:
+        word = int.from_bytes(os.pread(file.fileno(), 8, 8 * _WORD), sys.byteorder)
+        if word & 3 == EXECUTING:
+            start = _FRAMES + (word >> 2)
+            size, kind = _wire.HEADER.unpack(os.pread(file.fileno(), _wire.HEADER_SIZE, start))
+            return kind, os.pread(file.fileno(), size - _wire.HEADER_SIZE, start + _wire.HEADER_SIZE)
+    return None
 
 
 def close_when_read(path: str) -> None:

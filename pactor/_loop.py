@@ -33,8 +33,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _channel, _ending, _proxy, _runtime, _waiting, _wire
-from ._askers import Askers
+from . import _channel, _dead_letters, _ending, _proxy, _runtime, _waiting, _wire
+from ._askers import JOURNAL, Askers
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, Timer, inject
 from ._log import log
@@ -51,10 +51,8 @@ _LINGER = 10.0
 #: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
 _LOOK_AGAIN = 0.1
 
-_INTERRUPTED = Ending(False, "was interrupted, by Ctrl-C or SIGINT")
-_ORPHANED = Ending(False, "ended, as the process that owned it is gone")
-
-_ask_head = _wire.ASK_HEAD.unpack_from
+#: The policy of an actor with a supervisor: what fails is restarted.
+RESTART = "restart"
 
 
 class _Stop(BaseException):
@@ -74,23 +72,26 @@ def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner
         try:
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            _take_sigterm(loop.interrupt)
+            take_sigterm(loop.interrupt)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the owner blocked it for the start
             loop.build(target)
-            loop.run()
+            try:
+                loop.run()
+            finally:
+                loop.stop()
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     except _Stop as stop:
         ending, exitcode = stop.ending, stop.exitcode
     except KeyboardInterrupt:
         # Ctrl-C goes to every process of the terminal: the caller shows its traceback, an actor ends in silence.
-        ending, exitcode = _INTERRUPTED, 128 + signal.SIGINT
+        ending, exitcode = _ending.INTERRUPTED, 128 + signal.SIGINT
     loop.end(ending)
     if exitcode:
         raise SystemExit(exitcode)
 
 
-def _take_sigterm(handler: Callable[..., None]) -> None:
+def take_sigterm(handler: Callable[..., object]) -> None:
     """Sets the handler, for this process alone: what it forks can be terminated as ever, from its first moment."""
     before = signal.signal(signal.SIGTERM, handler)
 
@@ -113,6 +114,7 @@ class Loop:
         self._on_failure = on_failure
         self._owner = owner
         self._inbox = mailbox.open_inbox()
+        self._inbox.recover()
         self._own = _channel.channel(mailbox.directory, name)
         self._own.open_as_reader()
         self._thread = threading.get_ident()
@@ -124,7 +126,7 @@ class Loop:
         self._patience = _waiting.Patience()
         self._poll = select.poll()
         self._poll.register(mailbox.fifo, select.POLLIN)
-        self._askers = Askers(self._poll)
+        self._askers = Askers(self._poll, f"{mailbox.directory}/{JOURNAL}" if on_failure == RESTART else None)
         self._owner_fd = open_process(owner)
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
@@ -143,10 +145,12 @@ class Loop:
             proxy = _proxy.make(cls, self._own)
             self._object = built() if isinstance(built, (type, functools.partial)) else built
             inject(self._object, enqueue=Enqueue(proxy), enqueue_later=EnqueueLater(proxy, self))
+            if hasattr(type(self._object), "on_start"):
+                self._object.on_start()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            ending = Ending(False, f"could not start: {said(error)}", traceback_of(error))
+            ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True)
             log.error("actor %r (process %d) could not start", self._name, os.getpid(), exc_info=error)
             raise _Stop(ending, 1) from None
 
@@ -184,6 +188,20 @@ class Loop:
                 self._look_up()
                 look_up = now() + _LOOK_UP
 
+    def stop(self) -> None:
+        """Has the wrapped object do what it does at its end."""
+        if self._forked:
+            self._leave(1)
+        if hasattr(type(self._object), "on_stop"):
+            try:
+                self._object.on_stop()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                log.error(
+                    "actor %r (process %d): on_stop() raised", self._name, os.getpid(), exc_info=without_loop(error)
+                )
+
     def later(self, delay: float, frame: bytes) -> Timer:
         """Has the frame sent to this actor itself after ``delay`` seconds."""
         timer = Timer(self._own, frame)
@@ -206,13 +224,14 @@ class Loop:
             _ending.write(self._mailbox.directory, ending)
         except OSError as error:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
-        self._askers.end(_LINGER)  # before the end of reading, at which the askers give up
-        if ending not in (_INTERRUPTED, _ORPHANED):  # the end of the program is no news
-            self._count_undelivered()
+        if not (ending.failed and self._on_failure == RESTART):  # or else the supervisor sees to what is left
+            self._askers.end(_LINGER)  # before the end of reading, at which the askers give up
+            if ending not in (_ending.INTERRUPTED, _ending.ORPHANED):  # the end of the program is no news
+                _dead_letters.bury(self._mailbox.directory, self._inbox, f"actor {self._name!r} {ending.reason}")
         _waiting.readers.remove(self)
         self._mailbox.stop_reading()
-        if ending is _ORPHANED:
-            self._mailbox.remove()
+        if ending is _ending.ORPHANED:
+            _ending.leave(self._mailbox.directory, ending)
 
     # A reader for whoever waits in this process, see _waiting.
 
@@ -251,14 +270,12 @@ class Loop:
 
     def _answer(self, kind: int, body: bytes) -> None:
         try:
-            number, length = _ask_head(body)
+            number, asker, message = _wire.split_ask(body)
         except struct.error as error:
             return self._unreadable(error)
-        end = _wire.ASK_HEAD.size + length
-        asker = body[_wire.ASK_HEAD.size : end]
         name = "a message"
         try:
-            name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body[end:])
+            name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, message)
             value = getattr(self._object, name)(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
@@ -297,17 +314,18 @@ class Loop:
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             raise _Stop(Ending(False, f"ended itself: {name}() raised {said(error)}"), code) from None
-        goes_on = self._on_failure == "resume"
+        then = {"resume": "goes on with the next message", "stop": "ends", RESTART: "is restarted"}[self._on_failure]
         log.error(
-            "actor %r (process %d): %s() raised; %s",
+            "actor %r (process %d): %s() raised; it %s",
             self._name,
             os.getpid(),
             name,
-            "it goes on with the next message" if goes_on else "it ends",
+            then,
             exc_info=without_loop(error),
         )
-        if not goes_on:
-            raise _Stop(Ending(False, f"stopped: {name}() raised {said(error)}", traceback_of(error)), 1) from None
+        if self._on_failure != "resume":
+            reason = f"stopped: {name}() raised {said(error)}"
+            raise _Stop(Ending(False, reason, traceback_of(error), failed=True), 1) from None
 
     def _wait(self) -> None:
         """Waits for something to do."""
@@ -331,7 +349,7 @@ class Loop:
         if self._forked:
             self._leave(0)
         if self._terminated:
-            raise _Stop(Ending(True, "was closed by SIGTERM"), 0)
+            raise _Stop(_ending.TERMINATED, 0)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]._fire()
@@ -341,12 +359,12 @@ class Loop:
         """Sees to what does not come through the mailbox, where messages are all that comes."""
         for fd, _ in self._poll.poll(0):
             self._notice(fd)
-        if self._owner_fd is None and not _is_running(self._owner):
-            raise _Stop(_ORPHANED, 1)
+        if self._owner_fd is None and not is_running(self._owner):
+            raise _Stop(_ending.ORPHANED, 1)
 
     def _notice(self, fd: int) -> None:
         if fd == self._owner_fd:
-            raise _Stop(_ORPHANED, 1)
+            raise _Stop(_ending.ORPHANED, 1)
         if fd != self._fifo:
             self._askers.attend(fd)
         elif self._inbox.is_empty():
@@ -365,18 +383,8 @@ class Loop:
                 stream.flush()
         os._exit(exitcode)
 
-    def _count_undelivered(self) -> None:
-        count = 0
-        for _ in range(2):  # what is here, and what is in the FIFO; who goes on sending learns of the end
-            while self._inbox.take() is not None:
-                # An ask is ended by the asker itself, and what the actor meant to do next is nobody's loss.
-                count += self._inbox.kind & ~_wire.STORED == _wire.ITEM
-            self._inbox.pull()
-        if count:
-            log.warning("actor %r has ended; messages that it did not execute: %d", self._name, count)
 
-
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -158,14 +158,18 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         return mailbox
 
     @contextlib.contextmanager
-    def bequeath(self) -> Iterator[None]:
-        """The process that this thread starts in the block becomes the reader; this one is none any more."""
+    def bequeath(self, keep: bool = False) -> Iterator[None]:
+        """The process that this thread starts in the block becomes the reader.
+
+        This one is none any more, or is to ``keep`` the mailbox open, without reading, for when that one dies.
+        """
         _heirloom.mailbox = self
         try:
             yield
         finally:
             _heirloom.mailbox = None
-            self.stop_reading()
+            if not keep:
+                self.stop_reading()
 
     def open_inbox(self) -> Inbox:
         """What was received, for the one process that reads."""

@@ -382,5 +382,5 @@ def _revived(reply: Any) -> BaseException:
             loaded = None
         if isinstance(loaded, BaseException):
             error = loaded
-    error.__cause__ = RemoteTraceback(traceback)
+    error.__cause__ = RemoteTraceback(traceback) if traceback else None
     return error

@@ -130,6 +130,13 @@ def store(directory: str, obj: object) -> bytes:
     return _stored(directory, *_pickled(obj))
 
 
+def split_ask(body: bytes) -> tuple[int, bytes, bytes]:
+    """What is behind an ASK's header: its number, the asker's address, and the message."""
+    number, length = ASK_HEAD.unpack_from(body)
+    end = ASK_HEAD.size + length
+    return number, body[ASK_HEAD.size : end], body[end:]
+
+
 def _pickled(obj: object) -> tuple[bytes | memoryview, list[memoryview]]:
     """Pickles, with large buffers out of band."""
     buffers: list[memoryview] = []
@@ -217,6 +224,14 @@ def claim(directory: str, name: bytes) -> mmap.mmap:
         return mmap.mmap(fd, 0)
     finally:
         os.close(fd)
+
+
+def peek(directory: str, name: bytes) -> bytes:
+    """The pickle, without its large buffers, of what `store` wrote; it stays there."""
+    with open(_path(directory, name), "rb") as file:
+        count, size = _U64.unpack(file.read(8))[0], _U64.unpack(file.read(8))[0]
+        file.seek(8 * count, os.SEEK_CUR)
+        return file.read(size)
 
 
 def read(mapping: mmap.mmap) -> Any:

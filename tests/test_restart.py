@@ -1,0 +1,371 @@
+"""Restarts: what survives the death of an actor's process, and what does not."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import pickle
+import random
+import signal
+import threading
+import time
+
+import pytest
+from support import LIMIT, Counter, Recorder, eventually, reached
+
+from pactor import Actor, ActorClosed, ActorDied, Restart, ask
+
+FOREVER = Restart(max_restarts=math.inf, backoff=0)
+
+
+def kills(proxy, number=signal.SIGKILL):
+    proxy.kill(number)
+
+
+def raises(proxy):
+    proxy.fail(ValueError("what was told"))
+
+
+def exits(proxy):
+    proxy.exit(0)
+
+
+@pytest.mark.parametrize("fail", [kills, functools.partial(kills, number=signal.SIGSEGV), raises, exits])
+def test_a_restart_keeps_the_mailbox_and_begins_with_the_original_object(context, fail):
+    with Actor(Counting(10), context=context, on_failure=FOREVER) as actor:
+        actor.proxy.add(1)
+        before = ask(actor.proxy.pid)
+        fail(actor.proxy)
+        for i in range(100):
+            actor.proxy.note(i)
+        assert [*range(100)] == ask(actor.proxy.all).result(LIMIT)
+        assert 10 == ask(actor.proxy.total).result(LIMIT)
+        assert before.result(LIMIT) != actor.pid == ask(actor.proxy.pid).result(LIMIT)
+
+
+class Counting(Recorder, Counter):
+    def __init__(self, start=0):
+        Recorder.__init__(self)
+        Counter.__init__(self, start)
+
+
+@pytest.mark.parametrize("target", [Counting, functools.partial(Counting, 3)])
+def test_a_class_or_a_partial_is_called_again(context, target):
+    with Actor(target, context=context, on_failure=FOREVER) as actor:
+        actor.proxy.add(1)
+        actor.proxy.kill()
+        assert (0 if target is Counting else 3) == ask(actor.proxy.total).result(LIMIT)
+
+
+def test_the_ask_in_execution_ends_with_the_signal_and_the_method(context):
+    with Actor(Recorder(), context=context, on_failure=Restart(backoff=1000), name="victim") as actor:
+        executing, queued = ask(actor.proxy.kill), ask(actor.proxy.pid)
+        with pytest.raises(ActorDied, match=r"'victim' died: process \d+ was killed by SIGKILL while it executed kill"):
+            executing.result(LIMIT)  # at once: the backoff is long
+        assert not queued.done()
+        actor.close()  # which ends it
+        assert queued.result(LIMIT)
+
+
+def test_an_ask_in_execution_with_a_large_argument_leaves_no_payload(context):
+    with Actor(KilledByPayload(), context=context, on_failure=FOREVER) as actor:
+        with pytest.raises(ActorDied, match=r"SIGKILL while it executed take\(\)|SIGKILL"):
+            ask(actor.proxy.take, Deadly(bytes(100_000))).result(LIMIT)
+        assert 1 == ask(actor.proxy.take, 1).result(LIMIT)
+        names = os.listdir(actor._mailbox.directory)
+        assert [] == [name for name in names if name[0].isdigit()]
+
+
+class KilledByPayload:
+    def take(self, value):
+        return value
+
+
+class Deadly:
+    """Kills the process that loads it."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce__(self):
+        return _die, (self.data,)
+
+
+def _die(data):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_an_asker_did_not_take_before_the_death_it_gets_after(context):
+    """Replies that are kept back, as nobody reads, are not lost with the process."""
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        futures = [ask(actor.proxy.echo, f"{i:03000}") for i in range(40)]  # more than what fits into a FIFO
+        pid = actor.pid
+        actor.proxy.kill()
+        eventually(lambda: actor.pid != pid)
+        assert [f"{i:03000}" for i in range(40)] == [future.result(LIMIT) for future in futures]
+
+
+def test_more_failures_than_allowed_end_it_and_everyone_learns_why(context, caplog):
+    with Actor(Recorder(), context=context, on_failure=Restart(2, within=1000, backoff=0), name="looping") as actor:
+        for _ in range(3):
+            actor.proxy.kill()
+        queued = ask(actor.proxy.pid)
+        with pytest.raises(ActorDied, match=r"'looping' died: .*SIGKILL.* after 2 restarts within 1000 s"):
+            queued.result(LIMIT)
+        assert actor.join(LIMIT)
+        assert -signal.SIGKILL == actor.exitcode
+        with pytest.raises(ActorDied, match="after 2 restarts"):
+            actor.proxy.note(1)
+
+
+def test_failures_that_are_long_enough_apart_do_not_end_it():
+    with Actor(Recorder(), on_failure=Restart(1, within=0.05, backoff=0.1)) as actor:
+        for _ in range(4):
+            with pytest.raises(ActorDied):
+                ask(actor.proxy.kill).result(LIMIT)
+        assert ask(actor.proxy.pid).result(LIMIT) == actor.pid
+
+
+class FailsAtFirst:
+    """Fails to start as often as there are files to remove."""
+
+    def __init__(self, directory):
+        for path in directory.iterdir():
+            path.unlink()
+            raise OSError("not yet")
+
+    def value(self):
+        return 1
+
+
+def test_a_failing_start_is_tried_again(context, tmp_path):
+    (tmp_path / "one").touch()
+    (tmp_path / "two").touch()
+    target = functools.partial(FailsAtFirst, tmp_path)
+    with Actor(target, context=context, on_failure=Restart(2, within=1000, backoff=0)) as actor:
+        assert 1 == ask(actor.proxy.value).result(LIMIT)
+
+
+def test_a_start_that_always_fails_is_told_with_its_exception(tmp_path):
+    for i in range(9):
+        (tmp_path / str(i)).touch()
+    target = functools.partial(FailsAtFirst, tmp_path)
+    with Actor(target, on_failure=Restart(2, within=1000, backoff=0)) as actor:
+        with pytest.raises(ActorDied, match="could not start: OSError: not yet, after 2 restarts") as caught:
+            ask(actor.proxy.value).result(LIMIT)
+        assert "in __init__" in str(caught.value.__cause__)
+
+
+def test_close_executes_what_is_queued_also_over_restarts_and_their_pauses(context, tmp_path):
+    log = tmp_path / "log"
+    with Actor(Logger(log), context=context, on_failure=Restart(5, within=1000, backoff=1000)) as actor:
+        for i in range(3):
+            actor.proxy.write(i)
+            actor.proxy.kill()
+        actor.proxy.write(3)
+    assert "0123" == log.read_text()
+    assert 0 == actor.exitcode
+
+
+class Logger(Recorder):
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+
+    def write(self, item):
+        with open(self.log, "a") as file:
+            file.write(str(item))
+
+
+def test_kill_ends_it_for_good(context):
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        executing = ask(actor.proxy.sleep, 1000)
+        actor.kill()
+        with pytest.raises(ActorDied, match="SIGKILL"):
+            executing.result(LIMIT)
+        assert actor.join(LIMIT)
+        assert -signal.SIGKILL == actor.exitcode
+
+
+def test_kill_ends_it_in_a_pause_too(context):
+    with Actor(Recorder(), context=context, on_failure=Restart(backoff=1000)) as actor:
+        with pytest.raises(ActorDied):
+            ask(actor.proxy.kill).result(LIMIT)
+        actor.kill()
+        assert actor.join(LIMIT)
+        assert -signal.SIGKILL == actor.exitcode
+
+
+@pytest.mark.parametrize("whom", ["actor", "supervisor"])
+def test_sigterm_is_a_polite_close_and_no_failure(context, whom):
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        ask(actor.proxy.pid).result(LIMIT)
+        os.kill(actor.pid if whom == "actor" else actor._process.pid, signal.SIGTERM)
+        assert actor.join(LIMIT)
+        assert 0 == actor.exitcode
+        with pytest.raises(ActorClosed, match="SIGTERM"):
+            actor.proxy.note(1)
+
+
+def test_sys_exit_is_no_failure(context):
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        with pytest.raises(ActorDied, match="ended itself"):
+            ask(actor.proxy.fail, SystemExit(3)).result(LIMIT)
+        assert actor.join(LIMIT)
+        assert 3 == actor.exitcode
+
+
+def test_an_exception_of_an_asked_method_is_no_failure(context):
+    with Actor(Counting(1), context=context, on_failure=FOREVER) as actor:
+        actor.proxy.add()
+        with pytest.raises(ValueError):
+            ask(actor.proxy.fail, ValueError()).result(LIMIT)
+        assert 2 == ask(actor.proxy.total).result(LIMIT)
+
+
+def test_a_killed_supervisor_takes_its_actor_with_it(context):
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        pid = ask(actor.proxy.pid).result(LIMIT)
+        os.kill(actor._process.pid, signal.SIGKILL)
+        eventually(lambda: not _runs(pid))
+        with pytest.raises(ActorDied, match=r"supervisor|owned it"):
+            ask(actor.proxy.pid).result(LIMIT)
+
+
+def test_the_owners_death_ends_a_restartable_actor(context):
+    with Actor(RestartingOwner(), context=context) as owner:
+        proxy, pids = ask(owner.proxy.make, context.get_start_method()).result(LIMIT)
+        owner.kill()
+        eventually(lambda: not any(map(_runs, pids)))
+        with pytest.raises(ActorDied):
+            ask(proxy.pid).result(LIMIT)
+
+
+class RestartingOwner:
+    def make(self, method):
+        import multiprocessing
+
+        self.child = Actor(Recorder(), context=multiprocessing.get_context(method), on_failure=FOREVER)
+        return self.child.proxy, [self.child.pid, self.child._process.pid]
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_bounded_mailbox_keeps_its_bound_over_restarts(context, tmp_path):
+    gate = tmp_path / "gate"
+    with Actor(Recorder(), context=context, on_failure=FOREVER, maxsize=2) as actor:
+        for _ in range(5):
+            actor.proxy.note(1)
+            actor.proxy.kill()
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        actor.proxy.note(1)
+        actor.proxy.note(2)
+        sender = threading.Thread(target=actor.proxy.note, args=(3,))
+        sender.start()
+        sender.join(0.1)
+        assert sender.is_alive()
+        gate.touch()
+        sender.join(LIMIT)
+        assert [1, 2, 3] == ask(actor.proxy.all).result(LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"max_restarts": "3"}, TypeError),
+        ({"within": None}, TypeError),
+        ({"backoff": -1}, ValueError),
+        ({"backoff": math.inf}, ValueError),
+        ({"max_restarts": math.nan}, ValueError),
+    ],
+)
+def test_restart_takes_what_can_be_right(arguments, error):
+    with pytest.raises(error):
+        Restart(**arguments)
+    with pytest.raises(TypeError):
+        Actor(Counter(), on_failure=Restart)
+
+
+class Journal:
+    """Writes down what it executes, so that it outlives the process; and answers."""
+
+    def __init__(self, path):
+        self.file = open(path, "ab", buffering=0)
+
+    def __reduce__(self):
+        return Journal, (self.file.name,)
+
+    def write(self, sender, number):
+        os.write(self.file.fileno(), pickle.dumps((sender, number)))
+
+    def echo(self, value):
+        return value
+
+
+def _send(proxy, sender, least, gate):
+    """Sends so many at least, and on until the gate is there; writes down how many."""
+    for number in itertools.count():
+        if number >= least and number % 100 == 0 and os.path.exists(gate):
+            break
+        proxy.write(sender, number)
+    with open(f"{gate}.{sender}", "w") as file:
+        file.write(str(number))
+
+
+def test_a_hundred_kills_under_load_lose_what_was_executing_at_most(context, tmp_path):
+    kills, count, senders = (100, 66_667, 3) if context.get_start_method() == "fork" else (20, 10_000, 3)
+    path, gate = tmp_path / "journal", tmp_path / "gate"
+    with Actor(functools.partial(Journal, path), context=context, on_failure=FOREVER) as actor:
+        processes = [context.Process(target=_send, args=(actor.proxy, i, count, gate)) for i in range(senders)]
+        for process in processes:
+            process.start()
+        asks, unanswered = itertools.count(), []
+        over = threading.Event()
+
+        def keep_asking():
+            while not over.is_set():
+                number = next(asks)
+                try:
+                    assert number == ask(actor.proxy.echo, number).result(LIMIT)
+                except ActorDied:
+                    pass
+                except BaseException as error:
+                    unanswered.append(error)
+
+        asker = threading.Thread(target=keep_asking)
+        asker.start()
+        done = 0
+        for _ in range(kills):
+            time.sleep(random.random() * 0.02)
+            pid = actor.pid
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            eventually(lambda pid=pid: actor.pid != pid)
+            done += 1
+        gate.touch()
+        for process in processes:
+            process.join()
+        over.set()
+        asker.join()
+    got = {sender: [] for sender in range(senders)}
+    with open(path, "rb") as file:
+        while file.peek(1):
+            sender, number = pickle.load(file)
+            got[sender].append(number)
+    assert [] == unanswered
+    assert next(asks) > 1
+    for numbers in got.values():
+        assert sorted(set(numbers)) == numbers
+    sent = [int((tmp_path / f"gate.{sender}").read_text()) for sender in range(senders)]
+    assert 0 <= sum(sent) - sum(map(len, got.values())) <= done >= kills * 0.9
