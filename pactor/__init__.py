@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._actor import Actor
+from ._current import CurrentActor, current_actor, watch
 from ._enqueue import Enqueue, EnqueueLater
-from ._errors import ActorClosed, ActorDied, ActorError, RemoteError
+from ._errors import ActorClosed, ActorDied, ActorError, DeadlockError, RemoteError
 from ._proxy import ask
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ __all__ = [
     "ActorClosed",
     "ActorDied",
     "ActorError",
+    "CurrentActor",
+    "DeadlockError",
     "Enqueue",
     "EnqueueLater",
     "Future",
@@ -28,6 +31,8 @@ __all__ = [
     "RemoteError",
     "Restart",
     "ask",
+    "current_actor",
+    "watch",
 ]
 
 

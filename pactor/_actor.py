@@ -12,13 +12,12 @@ import multiprocessing
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from . import _channel, _dead_letters, _ending, _inbox, _loop, _proxy, _waiting, _wire
+from . import _channel, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
 from ._enqueue import check_injectable
 from ._errors import ActorError
 
@@ -41,8 +40,6 @@ _INTERRUPT_AGAIN = 0.2
 _STARTED = 10.0
 
 _numbers: dict[str, itertools.count[int]] = {}
-_running: list[Actor[Any]] = []
-_closes_at_exit = False
 
 
 class Actor(Generic[T]):
@@ -114,7 +111,7 @@ class Actor(Generic[T]):
         self._last_pid = 0
         arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner)
         with _without_ctrl_c(start), contextlib.ExitStack() as stack:
-            main: Callable[..., None] = _loop.main
+            main: Callable[..., None] = _process.main
             self._supervisor: Connection | None = None
             if not isinstance(on_failure, str):
                 from ._supervisor import main
@@ -142,8 +139,7 @@ class Actor(Generic[T]):
             if not self._supervisor:
                 _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
             self._proxy: Any = _proxy.make(cls, self._way)
-            _running.append(self)
-            _close_at_exit()
+            _owned.add(self)
         except BaseException:
             if self._process.pid is not None:
                 self._process.kill()
@@ -204,7 +200,7 @@ class Actor(Generic[T]):
                 _inbox.close_when_read(f"{self._mailbox.directory}/inbox")
                 self._way.try_send(end)
             self._way.end(_ending.CLOSED)
-            self._signal(0)
+            self.signal(0)
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the process has ended, for at most ``timeout`` seconds; returns whether it has.
@@ -215,7 +211,7 @@ class Actor(Generic[T]):
         deadline = _waiting.deadline_in(timeout)
         if self.exitcode is None:
             with contextlib.ExitStack() as stack:
-                fd = _loop.open_process(self.pid)
+                fd = _waiting.open_process(self.pid)
                 if fd is None:
                     fd = self._process.sentinel
                 else:
@@ -230,7 +226,7 @@ class Actor(Generic[T]):
     def kill(self) -> None:
         """Ends the process at once, with SIGKILL. What is queued is lost."""
         self._check_owner()
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self
@@ -239,7 +235,7 @@ class Actor(Generic[T]):
         if os.getpid() != self._owner:
             return  # a forked child leaves the block too
         self.close()
-        self._see_off(kind is not None and issubclass(kind, KeyboardInterrupt))
+        self.see_off(kind is not None and issubclass(kind, KeyboardInterrupt))
 
     def __getattr__(self, name: str) -> Any:
         if "_proxy" not in self.__dict__:  # half made
@@ -259,7 +255,7 @@ class Actor(Generic[T]):
         if os.getpid() != self._owner:
             raise ActorError(f"the Actor {self._name!r} belongs to process {self._owner}, which made it")
 
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
         """Sends the actor's process a signal; 0 is but word that the actor is closed."""
         with self._lock:  # nobody reaps it in between
             if self._process.exitcode is not None:
@@ -269,17 +265,16 @@ class Actor(Generic[T]):
             else:
                 os.write(self._supervisor.fileno(), bytes([number]))
 
-    def _see_off(self, interrupted: bool) -> None:
+    def see_off(self, interrupted: bool) -> None:
         """Waits for the end; after Ctrl-C, not for the end of long methods."""
         # The actor had a SIGINT too, but Python notices one that comes right before a sleep only behind it.
         while not self.join(_INTERRUPT_AGAIN if interrupted else None):
-            self._signal(signal.SIGINT)
+            self.signal(signal.SIGINT)
 
     def _bury(self) -> None:
         """Notes how it ended, once it has, and removes its mailbox."""
-        if self not in _running:
+        if not _owned.remove(self):
             return
-        _running.remove(self)
         mailbox = self._mailbox.directory
         ending = self._find_ending(mailbox)
         self._way.end(ending)
@@ -360,31 +355,3 @@ def _without_ctrl_c(start: Any) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _close_at_exit() -> None:
-    global _closes_at_exit
-    if not _closes_at_exit:
-        from multiprocessing import util
-
-        util.Finalize(None, _close_all, exitpriority=100)
-        _closes_at_exit = True
-
-
-def _close_all() -> None:
-    """At the owner's exit. The newest first: it was made by one that knew the older, and may tell them something."""
-    # In a session at a prompt, the last Ctrl-C may be long past.
-    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
-    while _running:  # a thread may go on making some
-        actor = _running[-1]
-        actor.close()
-        actor._see_off(interrupted)
-
-
-def _after_fork() -> None:
-    global _closes_at_exit
-    _running.clear()
-    _closes_at_exit = False
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -38,9 +38,9 @@ class Enqueue:
         return f"<{type(self).__name__} of {self._proxy!r}>"
 
     def __call__(self, method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        self._method(method)(*args, **kwargs)
+        self.method(method)(*args, **kwargs)
 
-    def _method(self, method: Callable[..., object]) -> Callable[..., None]:
+    def method(self, method: Callable[..., object]) -> Callable[..., None]:
         """The method of the proxy that has this method executed."""
         if self._names is None:
             methods = [name for name in dir(self._proxy) if not is_dunder(name)]
@@ -75,7 +75,7 @@ class EnqueueLater(Enqueue):
             raise RuntimeError("enqueue_later() works in its actor's own process only")
         if not 0 <= delay < math.inf:
             raise ValueError(f"the delay must be a number of seconds from 0 on, not {delay!r}")
-        message = self._method(method)
+        message = self.method(method)
         message.__check__(self._proxy, *args, **kwargs)  # type: ignore[attr-defined]
         way = self._proxy.__channel__
         return self._loop.later(delay, way.pack(_wire.ITEM, b"", (message.__name__, args, kwargs)))

@@ -19,6 +19,13 @@ class ActorDied(ActorError):
     """
 
 
+class DeadlockError(ActorError):
+    """The reply can't come: actors wait for each other in a circle, or one waits for itself.
+
+    Raised by `Future.result` in an actor's own thread. The text names the circle.
+    """
+
+
 class RemoteError(ActorError):
     """Stands for an exception or a value of the actor that could not travel to the asker.
 

@@ -24,6 +24,7 @@ import mmap
 import os
 import struct
 import sys
+from collections.abc import Iterator
 
 from . import _wire
 from ._log import log as _log
@@ -135,8 +136,8 @@ class Inbox:
         self._words[_END] = self._end
         return self.take() if state == EXECUTING else None
 
-    def pull(self) -> bool:
-        """Reads what the FIFO holds, behind what is here; returns whether anything came."""
+    def pull(self) -> int:
+        """Reads what the FIFO holds, behind what is here; returns how many bytes came."""
         if self._end + self._chunk + _wire.HEADER_SIZE + 2 > self._capacity:
             self._make_room()
         start = _FRAMES + self._end
@@ -145,7 +146,7 @@ class Inbox:
             count = os.readv(self._fifo, [self._view[start : start + self._chunk]])
         except BlockingIOError:
             if not closing:
-                return False
+                return 0
             count = 0
         if closing:
             self._mapping[start + count : start + count + _wire.HEADER_SIZE] = _CLOSE
@@ -153,7 +154,7 @@ class Inbox:
             count += _wire.HEADER_SIZE
         self._end += count
         self._words[_END] = self._end
-        return count > 0
+        return count
 
     def take(self) -> bytes | None:
         """Hands out the next frame: returns what is behind its header, and leaves its kind in ``kind``.
@@ -183,11 +184,21 @@ class Inbox:
 
     def __len__(self) -> int:
         """How many frames are here."""
-        position, count = self._position, 0
+        return sum(1 for _ in self._frames(self._position))
+
+    def unfinished(self) -> Iterator[tuple[int, bytes]]:
+        """The kinds and bodies of all frames from the one on that was handed out last."""
+        return self._frames(self._words[_WORD] >> 2)
+
+    def latest(self, count: int) -> Iterator[tuple[int, bytes]]:
+        """The kinds and bodies of the frames in the last so many bytes."""
+        return self._frames(self._end - count)
+
+    def _frames(self, position: int) -> Iterator[tuple[int, bytes]]:
         while position < self._end and (size := self._size_at(position)):
+            start = _FRAMES + position
+            yield self._mapping[start + 2], self._mapping[start + _wire.HEADER_SIZE : start + size]
             position += size
-            count += 1
-        return count
 
     def _discard(self) -> None:
         """Where rubbish begins nobody can tell where the next frame does."""

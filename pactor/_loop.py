@@ -25,7 +25,6 @@ import itertools
 import os
 import pickle
 import select
-import signal
 import struct
 import sys
 import threading
@@ -33,15 +32,18 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _channel, _dead_letters, _ending, _proxy, _runtime, _waiting, _wire
+from . import _channel, _current, _dead_letters, _ending, _proxy, _runtime, _waiting, _wire
 from ._askers import JOURNAL, Askers
+from ._deadlock import Deadlocks
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, Timer, inject
+from ._errors import ActorError
 from ._log import log
 from ._telling import portable, said, shown, traceback_of, without_loop
 
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
+    from ._proxy import Proxy
 
 #: How long messages in a row may take before the loop looks whether the owner is alive, and waiting replies have room,
 #: in seconds.
@@ -55,54 +57,12 @@ _LOOK_AGAIN = 0.1
 RESTART = "restart"
 
 
-class _Stop(BaseException):
+class Stop(BaseException):
     """Ends the loop; no handler of the wrapped object's must catch it."""
 
     def __init__(self, ending: Ending, exitcode: int) -> None:
         self.ending = ending
         self.exitcode = exitcode
-
-
-def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner: int) -> None:
-    """What an actor's process does from its start to its end."""
-    ending, exitcode = _ending.CLOSED, 0
-    signal.set_wakeup_fd(-1)  # a forked process has its parent's, which would hear of its signals
-    loop = Loop(mailbox, name, on_failure, owner)
-    try:
-        try:
-            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            take_sigterm(loop.interrupt)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the owner blocked it for the start
-            loop.build(target)
-            try:
-                loop.run()
-            finally:
-                loop.stop()
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    except _Stop as stop:
-        ending, exitcode = stop.ending, stop.exitcode
-    except KeyboardInterrupt:
-        # Ctrl-C goes to every process of the terminal: the caller shows its traceback, an actor ends in silence.
-        ending, exitcode = _ending.INTERRUPTED, 128 + signal.SIGINT
-    loop.end(ending)
-    if exitcode:
-        raise SystemExit(exitcode)
-
-
-def take_sigterm(handler: Callable[..., object]) -> None:
-    """Sets the handler, for this process alone: what it forks can be terminated as ever, from its first moment."""
-    before = signal.signal(signal.SIGTERM, handler)
-
-    def give_back() -> None:
-        if signal.getsignal(signal.SIGTERM) == handler:
-            signal.signal(signal.SIGTERM, before)
-        unblock()
-
-    unblock = functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
-    block = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
-    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=give_back)
 
 
 class Loop:
@@ -117,7 +77,10 @@ class Loop:
         self._inbox.recover()
         self._own = _channel.channel(mailbox.directory, name)
         self._own.open_as_reader()
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
+        self.deadlocks = Deadlocks(mailbox.directory, name, self._inbox)
+        self.current: _current.CurrentActor | None = None
+        self._watches: dict[int, list[tuple[Proxy, Callable[..., None]]]] = {}
         self._terminated = False
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_numbers = itertools.count()
@@ -127,13 +90,14 @@ class Loop:
         self._poll = select.poll()
         self._poll.register(mailbox.fifo, select.POLLIN)
         self._askers = Askers(self._poll, f"{mailbox.directory}/{JOURNAL}" if on_failure == RESTART else None)
-        self._owner_fd = open_process(owner)
+        self._owner_fd = _waiting.open_process(owner)
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
         self._fifo = mailbox.fifo
         self._forked = False
         os.register_at_fork(after_in_child=self._note_fork)
         _waiting.readers.append(self)
+        _current.enter(self)
         _runtime.home(mailbox.directory)
         _runtime.belongs_to(mailbox.directory)
 
@@ -144,7 +108,8 @@ class Loop:
             cls = _proxy.wrapped_class(built)
             proxy = _proxy.make(cls, self._own)
             self._object = built() if isinstance(built, (type, functools.partial)) else built
-            inject(self._object, enqueue=Enqueue(proxy), enqueue_later=EnqueueLater(proxy, self))
+            self.current = _current.CurrentActor(self._name, proxy, Enqueue(proxy), EnqueueLater(proxy, self))
+            inject(self._object, enqueue=self.current.enqueue, enqueue_later=self.current.enqueue_later)
             if hasattr(type(self._object), "on_start"):
                 self._object.on_start()
         except KeyboardInterrupt:
@@ -152,10 +117,10 @@ class Loop:
         except BaseException as error:
             ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True)
             log.error("actor %r (process %d) could not start", self._name, os.getpid(), exc_info=error)
-            raise _Stop(ending, 1) from None
+            raise Stop(ending, 1) from None
 
     def run(self) -> None:
-        """Executes messages until the end; raises _Stop."""
+        """Executes messages until the end; raises Stop."""
         inbox, obj, bound = self._inbox, self._object, self._mailbox.slots
         take, loads = inbox.take, pickle.loads
         # By far the most: for them no call that can be spared.
@@ -207,9 +172,28 @@ class Loop:
         timer = Timer(self._own, frame)
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), timer))
         self._attention = True
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             self._nudge()
         return timer
+
+    def watch(self, proxy: Proxy, method: Callable[..., object]) -> None:
+        """Has the method called when the other actor has ended."""
+        assert self.current is not None
+        call = self.current.enqueue.method(method)
+        call.__check__(self.current.proxy, proxy, None)  # type: ignore[attr-defined]
+        way = proxy.__channel__
+        if way is self._own:
+            raise ValueError("an actor can't watch its own end; it has on_stop()")
+        try:
+            way.open()
+        except ActorError as reason:
+            call(proxy, reason)
+            return
+        watches = self._watches.setdefault(way.file, [])
+        watches.append((proxy, call))
+        if len(watches) == 1:
+            self._poll.register(way.file, 0)  # only its end, which is always reported
+            self._nudge()
 
     def interrupt(self, *_signal: object) -> None:
         """Ends the loop behind the message in execution: the handler of SIGTERM."""
@@ -236,23 +220,23 @@ class Loop:
     # A reader for whoever waits in this process, see _waiting.
 
     def claim(self) -> bool:
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     def register(self, poll: select.poll) -> None:
         poll.register(self._fifo, select.POLLIN)
 
     def read(self, fd: int) -> None:
         if fd == self._fifo:
-            self._inbox.pull()
+            self.deadlocks.look(self._inbox.pull())
 
     def release(self) -> None:
         pass
 
     def _receive(self, kind: int, body: bytes) -> None:
-        if self._mailbox.slots and not kind & _wire.OWN:
+        if self._mailbox.slots and kind & ~_wire.STORED in (_wire.ITEM, _wire.ASK):
             self._mailbox.slots.give()
         if kind & _wire.KIND == _wire.CLOSE:
-            raise _Stop(_ending.CLOSED, 0)
+            raise Stop(_ending.CLOSED, 0)
         if kind & _wire.KIND == _wire.ITEM:
             self._tell(kind, body)
         elif kind & _wire.KIND == _wire.ASK:
@@ -309,11 +293,11 @@ class Loop:
 
     def _failed(self, name: str, error: BaseException) -> None:
         """A method raised, and nobody waits for what it raised."""
-        if isinstance(error, (KeyboardInterrupt, _Stop)):
+        if isinstance(error, (KeyboardInterrupt, Stop)):
             raise error
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            raise _Stop(Ending(False, f"ended itself: {name}() raised {said(error)}"), code) from None
+            raise Stop(Ending(False, f"ended itself: {name}() raised {said(error)}"), code) from None
         then = {"resume": "goes on with the next message", "stop": "ends", RESTART: "is restarted"}[self._on_failure]
         log.error(
             "actor %r (process %d): %s() raised; it %s",
@@ -325,15 +309,14 @@ class Loop:
         )
         if self._on_failure != "resume":
             reason = f"stopped: {name}() raised {said(error)}"
-            raise _Stop(Ending(False, reason, traceback_of(error), failed=True), 1) from None
+            raise Stop(Ending(False, reason, traceback_of(error), failed=True), 1) from None
 
     def _wait(self) -> None:
         """Waits for something to do."""
         deadline = self._timers[0][0] if self._timers else None
         slots = self._mailbox.slots
         if self._owner_fd is None or (slots and slots.taken()):
-            soon = time.monotonic() + _LOOK_AGAIN
-            deadline = soon if deadline is None else min(deadline, soon)
+            deadline = _waiting.earlier(deadline, time.monotonic() + _LOOK_AGAIN)
         events = self._patience.poll(self._poll, deadline)
         for fd, _ in events:
             self._notice(fd)
@@ -349,7 +332,7 @@ class Loop:
         if self._forked:
             self._leave(0)
         if self._terminated:
-            raise _Stop(_ending.TERMINATED, 0)
+            raise Stop(_ending.TERMINATED, 0)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]._fire()
@@ -359,16 +342,26 @@ class Loop:
         """Sees to what does not come through the mailbox, where messages are all that comes."""
         for fd, _ in self._poll.poll(0):
             self._notice(fd)
-        if self._owner_fd is None and not is_running(self._owner):
-            raise _Stop(_ending.ORPHANED, 1)
+        if self._owner_fd is None and not _waiting.is_running(self._owner):
+            raise Stop(_ending.ORPHANED, 1)
 
     def _notice(self, fd: int) -> None:
         if fd == self._owner_fd:
-            raise _Stop(_ending.ORPHANED, 1)
-        if fd != self._fifo:
+            raise Stop(_ending.ORPHANED, 1)
+        if fd in self._watches:
+            self._tell_end(fd)
+        elif fd != self._fifo:
             self._askers.attend(fd)
         elif self._inbox.is_empty():
             self._inbox.pull()
+
+    def _tell_end(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        for proxy, call in self._watches.pop(fd):
+            way = proxy.__channel__
+            way.end()
+            assert way.ending is not None
+            call(proxy, way.ending.error(way.name))
 
     def _nudge(self) -> None:
         _wire.write_now(self._own.file, _wire.NUDGE_FRAME)  # where there is no room it will wake anyway
@@ -382,19 +375,3 @@ class Loop:
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(exitcode)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def open_process(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends, where the system has such a thing."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None

@@ -35,7 +35,7 @@ from . import _inbox, _runtime, _wire
 from ._channel import Channel
 from ._inbox import Inbox
 from ._slots import ReaderSlots, SenderSlots
-from ._waiting import deadline_in, readers, wait
+from ._waiting import deadline_in, earlier, readers, wait
 
 T = TypeVar("T")
 
@@ -268,7 +268,7 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         if self.slots is None or not self.slots.taken():
             return wait(self.fifo, select.POLLIN, deadline)
         soon = time.monotonic() + _LOOK_AGAIN
-        until = soon if deadline is None else min(soon, deadline)
+        until = earlier(deadline, soon)
         if wait(self.fifo, select.POLLIN, until):
             return True
         self.repair_slots()  # at the deadline too: some only ever wait for less than it takes to look again

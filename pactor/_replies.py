@@ -30,7 +30,7 @@ from multiprocessing import util
 from types import FrameType
 from typing import Any
 
-from . import _inbox, _runtime, _waiting, _wire
+from . import _current, _inbox, _runtime, _waiting, _wire
 from ._channel import Channel
 from ._errors import RemoteError, RemoteTraceback
 from ._future import PENDING, Future
@@ -104,19 +104,32 @@ class Replies:
         self._nudge()
 
     def wait(self, future: Future[Any], timeout: float | None) -> None:
-        """Waits until the future is done, or for ``timeout`` seconds."""
+        """Waits until the future is done, or for ``timeout`` seconds. Raises DeadlockError."""
         self._check_owner()
         deadline = _waiting.deadline_in(timeout)
+        deadlocks = _current.deadlocks()
+        if deadlocks is None:
+            self._wait(future, deadline)
+        elif not self._wait(future, _waiting.earlier(deadline, time.monotonic() + deadlocks.PATIENCE)):
+            with deadlocks.waiting(future, deadline) as wait:
+                while deadline is None or time.monotonic() < deadline:
+                    deadlocks.probe(wait)
+                    if self._wait(future, _waiting.earlier(deadline, wait.next_probe), lambda: bool(wait.circle)):
+                        return
+                    wait.check()
+
+    def _wait(self, future: Future[Any], deadline: float | None, also: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until the future is done, or something ``also`` comes true; returns whether the future is done."""
         while True:
             if self.claim():
                 try:
-                    self._lead(lambda: future._state != PENDING, deadline)
+                    self._lead(lambda: future._state != PENDING or also(), deadline)
                 finally:
                     self.release()
-                return
+                return future._state != PENDING
             self._follow(future, deadline)
-            if future._state != PENDING or (deadline is not None and time.monotonic() >= deadline):
-                return
+            if future._state != PENDING or also() or (deadline is not None and time.monotonic() >= deadline):
+                return future._state != PENDING
             self._replace_leader()
 
     def read_now(self) -> None:
@@ -218,7 +231,7 @@ class Replies:
     def _follow(self, future: Future[Any], deadline: float | None) -> None:
         """Waits a while for what the leader hands out."""
         soon = time.monotonic() + (_LOOK_AGAIN if len(_waiting.readers) == 1 else _LOOK_AGAIN_READING)
-        soon = soon if deadline is None else min(soon, deadline)
+        soon = _waiting.earlier(deadline, soon)
         if len(_waiting.readers) > 1:
             _waiting.wait(self.fd, 0, soon)  # for nothing but what the other readers get
             return
@@ -263,8 +276,8 @@ class Replies:
         if self._leader:
             _wire.write_now(self._writer, _wire.NUDGE_FRAME)  # where there is no room it will wake
 
-    def _receive(self) -> bool:
-        """Reads what has arrived and hands it out; returns whether there was anything."""
+    def _receive(self) -> int:
+        """Reads what has arrived and hands it out; returns how much there was."""
         self._in_doubt = True
         came = self._inbox.pull()
         self._hand_out()
@@ -337,7 +350,7 @@ def _leads(frame: FrameType | None) -> bool:
     return False
 
 
-_LEADING = {Replies._lead.__code__, Replies.wait.__code__, Replies._help.__code__, _waiting.wait.__code__}
+_LEADING = {Replies._lead.__code__, Replies._wait.__code__, Replies._help.__code__, _waiting.wait.__code__}
 
 
 _replies: Replies | None = None

@@ -37,11 +37,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import _dead_letters, _ending, _inbox, _loop, _runtime, _waiting, _wire
+from . import _dead_letters, _ending, _inbox, _process, _runtime, _waiting, _wire
 from ._askers import JOURNAL, Askers
 from ._ending import Ending
 from ._errors import ActorDied
 from ._log import log
+from ._loop import RESTART
 from ._telling import said
 
 if TYPE_CHECKING:
@@ -143,11 +144,11 @@ class Supervisor:
         self._poll = select.poll()
         self._poll.register(signals.fileno(), select.POLLIN)
         self._askers = Askers(self._poll)
-        self._owner_fd = _loop.open_process(owner)
+        self._owner_fd = _waiting.open_process(owner)
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
         _runtime.home(mailbox.directory)
-        _loop.take_sigterm(lambda number, _: os.write(signaller.fileno(), bytes([number])))
+        _process.take_sigterm(lambda number, _: os.write(signaller.fileno(), bytes([number])))
         os.register_at_fork(after_in_child=self._let_go)
 
     def run(self) -> int:
@@ -169,8 +170,8 @@ class Supervisor:
         if method == "forkserver":  # one more fork server, for one actor, would be a waste
             method = "spawn" if _has_threads() else "fork"
         start: Any = multiprocessing.get_context(method)
-        arguments = (self._mailbox, self._name, self._target, _loop.RESTART, os.getpid())
-        process = start.Process(target=_loop.main, args=arguments, name=self._name, daemon=False)
+        arguments = (self._mailbox, self._name, self._target, RESTART, os.getpid())
+        process = start.Process(target=_process.main, args=arguments, name=self._name, daemon=False)
         try:
             with self._mailbox.bequeath(keep=True):
                 process.start()
@@ -179,7 +180,7 @@ class Supervisor:
         mailbox = self._mailbox.directory
         _inbox.set_reader(f"{mailbox}/inbox", process.pid)
         self._process = process
-        fd = _loop.open_process(process.pid)
+        fd = _waiting.open_process(process.pid)
         try:
             self._wait(process.sentinel if fd is None else fd)
         finally:
@@ -243,12 +244,12 @@ class Supervisor:
                     return
                 until = deadline
                 if self._owner_fd is None:
-                    until = now + _LOOK_AGAIN if deadline is None else min(deadline, now + _LOOK_AGAIN)
+                    until = _waiting.earlier(deadline, now + _LOOK_AGAIN)
                 for fd, _ in self._poll.poll(_waiting.milliseconds(until)):
                     if fd == process:
                         return
                     self._attend(fd)
-                if self._owner_fd is None and not _loop.is_running(self._owner):
+                if self._owner_fd is None and not _waiting.is_running(self._owner):
                     self._abandon()
         finally:
             if process is not None:

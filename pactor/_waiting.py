@@ -103,6 +103,27 @@ def milliseconds(deadline: float | None) -> float | None:
     return min(max(0.0, (deadline - time.monotonic()) * 1000), _LONGEST)
 
 
+def earlier(deadline: float | None, moment: float) -> float:
+    """The earlier one of a deadline, which None is never, and a moment."""
+    return moment if deadline is None else min(deadline, moment)
+
+
 def deadline_in(timeout: float | None) -> float | None:
     """The moment on the monotonic clock that is ``timeout`` seconds from now; None for never."""
     return None if timeout is None or timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def open_process(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, where the system has such a thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None

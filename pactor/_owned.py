@@ -1,0 +1,71 @@
+"""The actors that this process owns: it sees to it that they end when it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._actor import Actor
+
+#: How long an actor may take to end when its owner failed, in seconds.
+_STOPPED = 5.0
+
+_running: list[Actor[Any]] = []
+_closes_at_exit = False
+
+
+def add(actor: Actor[Any]) -> None:
+    global _closes_at_exit
+    _running.append(actor)
+    if not _closes_at_exit:
+        from multiprocessing import util
+
+        util.Finalize(None, _close_all, exitpriority=100)
+        _closes_at_exit = True
+
+
+def remove(actor: Actor[Any]) -> bool:
+    """Returns whether it was there: it is the first to remove it that has to bury it."""
+    try:
+        _running.remove(actor)
+    except ValueError:
+        return False
+    return True
+
+
+def _close_all() -> None:
+    """At the owner's exit. The newest first: it was made by one that knew the older, and may tell them something."""
+    # In a session at a prompt, the last Ctrl-C may be long past.
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+    while _running:  # a thread may go on making some
+        actor = _running[-1]
+        actor.close()
+        actor.see_off(interrupted)
+
+
+def stop_all() -> None:
+    """At the end of an actor that failed: what it owns ends too, and nothing that hangs there holds up a restart.
+
+    As a supervisor of Erlang's does: told to end, and killed if it has not within 5 seconds.
+    """
+    actors = _running[::-1]
+    for actor in actors:
+        actor.signal(signal.SIGTERM)
+    deadline = time.monotonic() + _STOPPED
+    for actor in actors:
+        if not actor.join(max(0, deadline - time.monotonic())):
+            actor.kill()
+            actor.join()
+
+
+def _after_fork() -> None:
+    global _closes_at_exit
+    _running.clear()
+    _closes_at_exit = False
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,263 @@
+"""What happens at an actor's start and end, and what one learns of another's."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from support import LIMIT, Counter, Recorder, eventually
+
+from pactor import Actor, ActorClosed, ActorDied, Restart, ask, current_actor, watch
+
+
+class Hooked(Recorder):
+    """Writes down when its hooks are called."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+        self._write("init")
+
+    def on_start(self):
+        self._write("start")
+        self.enqueue(self.note, "from on_start")
+
+    def on_stop(self):
+        self._write("stop")
+
+    def write(self, text):
+        self._write(text)
+
+    def _write(self, text):
+        with open(self.log, "a") as file:
+            file.write(f"{text} ")
+
+
+def close(actor):
+    actor.close()
+
+
+def terminate(actor):
+    ask(actor.proxy.pid).result(LIMIT)
+    os.kill(actor.pid, signal.SIGTERM)
+
+
+def leave(actor):
+    actor.proxy.fail(SystemExit())
+
+
+def fail(actor):
+    actor.proxy.fail(ValueError())
+
+
+def interrupt(actor):
+    ask(actor.proxy.pid).result(LIMIT)
+    os.kill(actor.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("end", [close, terminate, leave, fail, interrupt])
+def test_on_start_comes_before_the_first_message_and_on_stop_at_the_end(context, tmp_path, end):
+    log = tmp_path / "log"
+    with Actor(Hooked(log), context=context, on_failure="stop") as actor:
+        actor.proxy.write("message")
+        end(actor)
+    assert "init start message stop" == log.read_text().strip()
+
+
+def test_both_are_called_again_after_a_failure_and_on_start_after_a_kill(context, tmp_path):
+    log = tmp_path / "log"
+    with Actor(Hooked(log), context=context, on_failure=Restart(math.inf, backoff=0)) as actor:
+        actor.proxy.fail(ValueError())
+        actor.proxy.kill()
+        eventually(lambda: "from on_start" in ask(actor.proxy.all).result(LIMIT))
+    # The object is pickled when it has been made.
+    assert "init start stop start start stop" == log.read_text().strip()
+
+
+class FailsOnStart(Recorder):
+    def on_start(self):
+        raise ValueError("not today")
+
+
+def test_what_on_start_raises_is_told_by_the_first_ask(context):
+    with Actor(FailsOnStart(), context=context, name="tired") as actor:
+        with pytest.raises(ActorDied, match="'tired' could not start: ValueError: not today") as caught:
+            ask(actor.proxy.pid).result(LIMIT)
+        assert "in on_start" in str(caught.value.__cause__)
+
+
+class FailsOnStop(Recorder):
+    def on_stop(self):
+        raise ValueError("not again")
+
+
+def test_what_on_stop_raises_is_logged_and_changes_nothing(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+        from pactor import *
+        from test_current import FailsOnStop
+        if __name__ == "__main__":
+            with Actor(FailsOnStop(), name="sore") as actor:
+                actor.proxy.note(1)
+            print(actor.exitcode)
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["..", *sys.path])}
+    result = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=LIMIT, env=environment)
+    assert "0\n" == result.stdout
+    assert "actor 'sore' (process " in result.stderr and "on_stop() raised" in result.stderr
+    assert "ValueError: not again" in result.stderr
+
+
+class Replier(Recorder):
+    """Asks others when it starts and when it ends."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def on_start(self):
+        self.note(ask(self.other.total).result(LIMIT))
+
+    def on_stop(self):
+        self.other.add(10)
+
+
+def test_hooks_may_ask_and_tell_others(context):
+    with Actor(Counter(1), context=context) as counter:
+        with Actor(Replier(counter.proxy), context=context) as actor:
+            assert [1] == ask(actor.proxy.all).result(LIMIT)
+        assert 11 == ask(counter.proxy.total).result(LIMIT)
+
+
+class Watcher(Recorder):
+    def see(self, proxy):
+        watch(proxy, self.ended)
+
+    def ended(self, proxy, reason):
+        self.note(proxy, reason)
+
+    def see_to(self, proxy, method):
+        watch(proxy, getattr(self, method))
+
+    def watch_with(self, *arguments):
+        watch(*arguments)
+
+    def watch_self(self):
+        watch(current_actor().proxy, self.ended)
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "text"),
+    [
+        (
+            lambda proxy: proxy.kill(),
+            ActorDied,
+            r"'watched' died: process \d+ was killed by SIGKILL while it executed k",
+        ),
+        (lambda proxy: proxy.exit(3), ActorDied, "exit code 3"),
+        (lambda proxy: proxy.fail(ValueError("told")), ActorDied, r"stopped: fail\(\) raised ValueError: told"),
+        (lambda proxy: None, ActorClosed, "'watched' is closed"),
+    ],
+    ids=["signal", "exit", "exception", "closed"],
+)
+def test_a_watcher_is_told_once_who_ended_and_why(context, end, kind, text):
+    with (
+        Actor(Watcher(), context=context) as watcher,
+        Actor(Recorder(), name="watched", context=context, on_failure="stop") as watched,
+    ):
+        ask(watcher.proxy.see, watched.proxy).result(LIMIT)
+        end(watched.proxy)
+        watched.close()
+        watched.join(LIMIT)
+        (told,) = eventually(lambda: ask(watcher.proxy.all).result(LIMIT))
+        with pytest.raises(kind, match=text):
+            raise told[1]
+        assert type(told[1]) is kind
+        assert watched.proxy == told[0]
+        ask(watcher.proxy.see, watched.proxy).result(LIMIT)  # it has ended already
+        assert str(told[1]) == str(eventually(lambda: ask(watcher.proxy.all).result(LIMIT)[1:])[0][1])
+
+
+def test_a_restart_is_no_end_but_giving_up_is(context):
+    with (
+        Actor(Watcher(), context=context) as watcher,
+        Actor(Recorder(), context=context, on_failure=Restart(1, within=1000, backoff=0)) as watched,
+    ):
+        ask(watcher.proxy.see, watched.proxy).result(LIMIT)
+        watched.proxy.kill()
+        ask(watched.proxy.pid).result(LIMIT)
+        assert [] == ask(watcher.proxy.all).result(LIMIT)
+        watched.proxy.kill()
+        ((_, reason),) = eventually(lambda: ask(watcher.proxy.all).result(LIMIT))
+        assert "after 1 restarts within 1000 s" in str(reason)
+
+
+def test_bad_watches_raise_at_the_call():
+    with pytest.raises(RuntimeError, match="inside of an actor"):
+        watch(None, None)
+    with Actor(Watcher()) as actor:
+        for arguments in [(actor.proxy, print), (3, print), (actor.proxy, len)]:
+            with pytest.raises(TypeError):
+                ask(actor.proxy.watch_with, *arguments).result(LIMIT)
+        with pytest.raises(ValueError, match="its own end"):
+            ask(actor.proxy.watch_self).result(LIMIT)
+        with Actor(Counter()) as other, pytest.raises(TypeError, match="argument"):
+            ask(actor.proxy.see_to, other.proxy, "pid").result(LIMIT)  # takes no proxy and no reason
+
+
+class Knows(Recorder):
+    def __init__(self):
+        super().__init__()
+        self.at_first = current_actor()
+
+    def on_start(self):
+        self.note(current_actor().name)
+
+    def use(self):
+        me = current_actor()
+        me.enqueue(self.note, "enqueued")
+        me.enqueue_later(0, self.note, "later")
+        me.proxy.note("told")
+        return self.at_first, repr(me)
+
+
+def test_current_actor_is_what_it_is_in(context):
+    assert current_actor() is None
+    with Actor(Knows, name="me", context=context) as actor:
+        assert (None, "<CurrentActor 'me'>") == ask(actor.proxy.use).result(LIMIT)
+        eventually(lambda: {"me", "enqueued", "later", "told"} == set(ask(actor.proxy.all).result(LIMIT)))
+
+
+class Group(Recorder):
+    """An actor whose parts live and die together: it fails with any of them."""
+
+    def on_start(self):
+        self.parts = [Actor(Recorder(), name=f"part {i}") for i in range(2)]
+        for part in self.parts:
+            watch(part.proxy, self.part_ended)
+
+    def part_ended(self, part, reason):
+        raise reason
+
+    def proxies(self):
+        return [part.proxy for part in self.parts]
+
+
+def test_a_group_is_restarted_together(context):
+    with Actor(Group, context=context, on_failure=Restart(3, within=1000, backoff=0)) as group:
+        before = ask(group.proxy.proxies).result(LIMIT)
+        pids = [ask(part.pid).result(LIMIT) for part in before]
+        before[0].kill()
+        eventually(lambda: ask(group.proxy.proxies).result(LIMIT) != before)
+        after = ask(group.proxy.proxies).result(LIMIT)
+        assert not set(pids) & {ask(part.pid).result(LIMIT) for part in after}
+        for part in before:
+            with pytest.raises((ActorClosed, ActorDied)):
+                ask(part.pid).result(LIMIT)
