@@ -2,8 +2,9 @@
 
 Rules:
 
-1. It is made on first use, with a random name and mode 0700, in memory (``/dev/shm``) where there is such a place. No
-   two programs share one; nothing in it is trusted before its owner and mode were checked.
+1. It is made on first use, with a random name and mode 0700, in memory (``/dev/shm``) where there is such a place and
+   it is not full, else in the temporary directory. No two programs share one; nothing in it is trusted before its
+   owner and mode were checked.
 2. Every process that uses it holds a shared ``flock`` on it. The kernel drops that lock however the process ends, so
    whoever gets the exclusive one knows that nobody else is left, and removes the directory.
 3. A program that makes its own first removes those that nobody holds any more: what a killed program left behind.
@@ -21,6 +22,8 @@ import weakref
 from collections.abc import Callable
 
 PREFIX = "pactor-"
+#: What has to be free in shared memory, in bytes, for it to be the place: room for a hundred mailboxes.
+_ROOM = 16 << 20
 #: Where runtime directories are made, instead of ``/dev/shm`` or the temporary directory.
 VARIABLE = "PACTOR_DIR"
 
@@ -196,8 +199,11 @@ def _make() -> Home:
 
 
 def _base() -> str:
-    if os.access("/dev/shm", os.R_OK | os.W_OK | os.X_OK):
-        return "/dev/shm"
+    memory = "/dev/shm"
+    if os.access(memory, os.R_OK | os.W_OK | os.X_OK):
+        status = os.statvfs(memory)
+        if status.f_bavail * status.f_frsize >= _ROOM:
+            return memory
     import tempfile
 
     return tempfile.gettempdir()

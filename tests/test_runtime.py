@@ -133,7 +133,12 @@ def test_is_where_the_variable_says_also_if_that_is_relative(base, monkeypatch, 
 def test_is_in_memory_or_else_in_the_temporary_directory(monkeypatch):
     monkeypatch.delenv(_runtime.VARIABLE, raising=False)
     monkeypatch.setattr(_runtime.os, "access", lambda *_: True)
+    free = types.SimpleNamespace(f_bavail=1 << 20, f_frsize=4096)
+    monkeypatch.setattr(_runtime.os, "statvfs", lambda _: free)
     assert "/dev/shm" == _runtime._base()
+    free.f_bavail = 1 << 10  # it is full, but for 4 MB
+    assert tempfile.gettempdir() == _runtime._base()
+    free.f_bavail = 1 << 20
     monkeypatch.setattr(_runtime.os, "access", lambda *_: False)
     assert tempfile.gettempdir() == _runtime._base()
 

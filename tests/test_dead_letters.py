@@ -1,0 +1,124 @@
+"""Messages that were accepted and are never executed: counted by their methods, and logged once."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+from support import Recorder
+from test_actor import run_program
+
+from pactor import _dead_letters, _wire
+
+PROGRAM = """
+if __name__ == "__main__":
+    gate = sys.argv[0] + ".gate"
+    with Actor(Recorder(), name="addressee", context=context, **{arguments}) as actor:
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        {before}
+        for i in range(30):
+            actor.proxy.note(i)
+        actor.proxy.echo(bytes(100_000))
+        ask(actor.proxy.pid)
+        {after}
+        actor.join(20)
+"""
+RELEASE, KILL = "open(gate, 'w').close()", "os.kill(actor.pid, signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    ("before", "after", "arguments", "why"),
+    [
+        ("pass", KILL, "{}", r"died: process \d+ was killed by SIGKILL while it executed wait_for\(\)"),
+        (
+            "actor.proxy.fail(ValueError())",
+            RELEASE,
+            "dict(on_failure='stop')",
+            r"stopped: fail\(\) raised ValueError",
+        ),
+        (
+            "pass",
+            f"actor.close(); {KILL}",
+            "{}",
+            r"died: process \d+ was killed by SIGKILL while it executed wait_for\(\)",
+        ),
+        ("pass", KILL, "dict(on_failure=Restart(0))", r"died: .*SIGKILL.*, after 0 restarts within 5 s"),
+    ],
+    ids=["killed", "stopped", "closed", "given up"],
+)
+def test_what_an_actor_did_not_execute_is_logged_in_one_line(tmp_path, method, before, after, arguments, why):
+    program = PROGRAM.format(before=before, after=after, arguments=arguments)
+    result = run_program(tmp_path, program, method)
+    lines = [line for line in result.stderr.splitlines() if "did not execute" in line]
+    assert 1 == len(lines), result.stderr
+    assert re.search(f"actor 'addressee' {why}.*; messages that it did not execute: 31 ", lines[0]), lines[0]
+    assert lines[0].endswith("(30 x note(), 1 x echo())")
+
+
+@pytest.mark.parametrize("count", [3, 100_000])
+def test_a_flood_of_them_is_one_line_too(count, caplog):
+    names = ["a", "b", "c", "d", "e", "f", "g"]
+    frames = [(_wire.ITEM, pickle.dumps((names[i % 7], (), {}), 5)) for i in range(min(count, 7_000))]
+    _dead_letters.bury("", _Inbox(frames * (count // len(frames) or 1)), "actor 'x' is no more")
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert text.startswith("actor 'x' is no more; messages that it did not execute: ")
+    assert len(text) < 200
+    if count > 3:
+        assert text.endswith(", ...)")
+    else:
+        assert text.endswith("3 (1 x a(), 1 x b(), 1 x c())")
+
+
+class _Inbox:
+    def __init__(self, frames):
+        self.frames = iter(frames)
+        self.kind = 0
+
+    def take(self):
+        self.kind, body = next(self.frames, (0, None))
+        return body
+
+    def pull(self):
+        return 0
+
+
+class Explosive:
+    """Loading it would be noticed."""
+
+    def __reduce__(self):
+        return pytest.fail, ("it was loaded",)
+
+
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_the_method_is_named_without_loading_the_message(tmp_path, size):
+    for kind, head in ((_wire.ITEM, b""), (_wire.ASK, _wire.ASK_HEAD.pack(1, 3) + b"abc")):
+        frame = _wire.pack(str(tmp_path), kind, head, ("method", (Explosive(), bytes(size)), {}))
+        assert "method" == _dead_letters.method_of(str(tmp_path), frame[2], frame[_wire.HEADER_SIZE :])
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (_wire.CLOSE, b""),
+        (_wire.ITEM, b""),
+        (_wire.ITEM, b"rubbish"),
+        (_wire.ASK, b"x"),
+        (_wire.ITEM | _wire.STORED, b"../../etc/passwd"),
+        (_wire.ITEM | _wire.STORED, b"1.2"),
+    ],
+)
+def test_rubbish_has_no_method(tmp_path, kind, body):
+    assert _dead_letters.method_of(str(tmp_path), kind, body) is None
+
+
+def test_an_actor_that_is_closed_in_peace_has_none(caplog):
+    from pactor import Actor
+
+    with Actor(Recorder()) as actor:
+        for i in range(100):
+            actor.proxy.note(i)
+    assert [] == caplog.records
