@@ -207,7 +207,7 @@ def capacity(fifo: int) -> int:
 def drop(directory: str, frame: bytes, head: int = 0) -> None:
     """Removes the payload of a frame that was not sent."""
     if frame[2] & STORED:
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # gone, or never one
             os.unlink(_path(directory, frame[HEADER_SIZE + head :]))
 
 

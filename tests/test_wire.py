@@ -270,6 +270,14 @@ def test_drops_the_payload_of_a_frame_and_nothing_else(tmp_path, head):
     assert [] == names(tmp_path)
 
 
+@pytest.mark.parametrize("name", [b"", b"..", b"fifo", b"../1", b"\0", b"1.1", b"1" * 4000])
+def test_a_name_that_is_no_payload_drops_nothing_and_raises_nothing(tmp_path, name):
+    """A frame that nobody waits for is dropped; what it says must not be raised to those who wait for others."""
+    (tmp_path / "fifo").touch()
+    _wire.drop(tmp_path, _wire.frame(_wire.VALUE | _wire.STORED, b"", name))
+    assert ["fifo"] == names(tmp_path)
+
+
 # What numpy makes of it.
 
 
