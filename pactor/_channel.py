@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import threading
 import weakref
 from collections.abc import Callable
@@ -133,6 +134,8 @@ class Channel:
                     self.fail()
                 raise
             try:
+                if not stat.S_ISFIFO(os.fstat(file).st_mode):
+                    raise OSError(errno.EINVAL, "not a mailbox", self.mailbox)
                 self._slots = None if self._is_reader else SenderSlots.open(self.mailbox)
             except BaseException:
                 os.close(file)
