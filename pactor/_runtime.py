@@ -172,7 +172,8 @@ def remove(path: str, keep: str = "") -> None:
 
 def remove_abandoned(mailbox: str) -> None:
     """Removes a mailbox whose reader, which was killed, could not; nothing that is not in a runtime directory."""
-    if any(part.startswith(_mine()) for part in mailbox.split("/")[:-1]):
+    # With a ".." in it, it may be anywhere.
+    if mailbox == os.path.abspath(mailbox) and any(part.startswith(_mine()) for part in mailbox.split("/")[:-1]):
         remove(mailbox)
 
 
