@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import os
@@ -10,7 +9,7 @@ import pathlib
 import threading
 
 import pytest
-from support import Counter, eventually
+from support import Counter, eventually, processes
 
 from pactor import Actor, _runtime, ask
 
@@ -65,7 +64,7 @@ def leaves_nothing(_started, request):
 def _things():
     home = pathlib.Path(_runtime.home().path)
     return {
-        *(f"process {pid}: {name}" for pid, name in _children()),
+        *(f"process {pid}: {name}" for pid, name in processes()),
         *(f"descriptor {fd}: {target}" for fd, target in _descriptors()),
         *(f"thread {thread.name}" for thread in threading.enumerate()),
         # An actor that died leaves word why: a directory with a note, no more.
@@ -75,23 +74,6 @@ def _things():
 
 def _names(path):
     return [child.name for child in path.iterdir()] if path.is_dir() else []
-
-
-def _children():
-    """All processes that come from this one, but for the helpers that multiprocessing keeps."""
-    parents = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-            parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
-    for pid, parent in parents.items():
-        ancestor = parent
-        while ancestor in parents and ancestor != os.getpid():
-            ancestor = parents[ancestor]
-        if ancestor == os.getpid():
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
-                name = file.read().replace("\0", " ")
-                if "resource_tracker" not in name and ("forkserver" not in name or parent != os.getpid()):
-                    yield pid, name
 
 
 def _descriptors():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -17,6 +18,23 @@ def eventually(condition, message=lambda: "it did not come true", limit=LIMIT):
         assert time.monotonic() < deadline, message()
         time.sleep(0.005)
     return value
+
+
+def processes():
+    """All processes that come from this one, but for the helpers that multiprocessing keeps."""
+    parents = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+    for pid, parent in parents.items():
+        ancestor = parent
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+                name = file.read().replace("\0", " ")
+                if "resource_tracker" not in name and ("forkserver" not in name or parent != os.getpid()):
+                    yield pid, name
 
 
 class Counter:

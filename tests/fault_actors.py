@@ -1,0 +1,248 @@
+"""What the rows of the fault table wrap, and run in processes. Without pytest, so that a spawned one starts soon."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from support import LIMIT, Recorder, eventually
+
+from pactor import Actor, ActorError, ask
+
+
+class Logged(Recorder):
+    """Writes what pactor logs in its process to a file."""
+
+    def __init__(self, path):
+        super().__init__()
+        handler = logging.FileHandler(path)
+        logging.getLogger("pactor").addHandler(handler)
+
+
+class Asker(Recorder):
+    def ask_until_error(self, proxy):
+        while True:
+            try:
+                ask(proxy.echo).result(LIMIT)
+            except ActorError as error:
+                return type(error), str(error)
+
+
+class Owner:
+    """An actor that makes actors."""
+
+    def make(self, method, target=None):
+        self.child = Actor(target or Recorder(), context=multiprocessing.get_context(method))
+        return self.child.proxy
+
+    def child_pid(self):
+        return self.child.pid
+
+    def close_child(self):
+        self.child.close()
+        self.child.close()
+        return self.child.join(LIMIT)
+
+
+# Messages.
+
+
+def refuse():
+    raise ValueError("refused to load")
+
+
+class Unloadable:
+    def __reduce__(self):
+        return refuse, ()
+
+
+class TwoArguments(Exception):
+    """Pickles, and does not load."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class HoldsALock(Exception):
+    def __init__(self):
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class Fails(Recorder):
+    def raise_two_arguments(self):
+        raise TwoArguments(1, 2)
+
+    def raise_unpicklable(self):
+        raise HoldsALock()
+
+    def return_unpicklable(self):
+        return threading.Lock()
+
+    def return_unloadable(self):
+        return Unloadable()
+
+    def sys_exit(self):
+        sys.exit("enough")
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    def segfault(self):
+        faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ctypes.string_at(0)
+
+
+class FailsToStart:
+    def __init__(self):
+        raise ValueError("no way")
+
+    def note(self, *items):
+        pass
+
+
+class NeverStarts:
+    def __init__(self, gate):
+        Recorder().wait_for(gate)
+
+    def note(self, *items):
+        pass
+
+
+class HasClose(Recorder):
+    """Its close is a method like any other."""
+
+    def close(self):
+        self.note("closed")
+
+
+# Load.
+
+
+class Flooder:
+    """Sends to the others as fast as it can, which do the same."""
+
+    def __init__(self):
+        self.count = 0
+
+    def flood(self, others, n):
+        for _ in range(n):
+            for other in others:
+                other.receive()
+
+    def receive(self):
+        self.count += 1
+
+    def received(self):
+        return self.count
+
+
+class Eater:
+    """Takes what is large and keeps nothing of it."""
+
+    def __init__(self):
+        self.count = self.size = 0
+
+    def eat(self, number, data):
+        assert number == self.count
+        assert data[0] == data[-1] == number % 251
+        self.count += 1
+        self.size += len(data)
+
+    def eaten(self):
+        return self.count, self.size
+
+    def size_of(self, data):
+        return len(data)
+
+    def shared_memory(self):
+        """What of it this process has mapped, in KB."""
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("RssShmem"))
+
+    def wait_for(self, gate):
+        Recorder().wait_for(gate)
+
+
+def feed(proxy, count, size):
+    for number in range(count):
+        proxy.eat(number, bytes([number % 251]) * size)
+
+
+def note_all(proxy, items):
+    for each in items:
+        proxy.note(each)
+
+
+# Forks.
+
+
+def sleep_until_killed(*_):
+    """Ends with its parent at the latest."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.05)
+
+
+def fork_sleepers(method):
+    """Children of each kind, which hold what such a child holds; with a thread running. Returns their ids."""
+    thread = threading.Thread(target=time.sleep, args=(0.2,))
+    thread.start()
+    pid = os.fork()
+    if not pid:
+        sleep_until_killed()
+        os._exit(0)
+    process = multiprocessing.get_context(method).Process(target=sleep_until_killed, daemon=True)
+    process.start()
+    child = subprocess.Popen(["sleep", "1000"], close_fds=False)
+    thread.join()
+    return process, child, [pid, process.pid, child.pid]
+
+
+class Forker(Recorder):
+    def fork(self, method):
+        self.process, self.child, pids = fork_sleepers(method)
+        return pids
+
+
+def fifo_is_empty(path):
+    """Whether all that was written to a FIFO has been read."""
+    import fcntl
+    import termios
+    from array import array
+
+    count = array("i", [0])
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(fd, termios.FIONREAD, count)
+    finally:
+        os.close(fd)
+    return not count[0]
+
+
+def leave_marker(path):
+    open(path, "w").close()
+
+
+class Bomb:
+    """Shows that it was unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return leave_marker, (self.path,)
+
+
+__all__ = [name for name in dir() if not name.startswith("_") and name != "annotations"]
+_ = (LIMIT, eventually, signal)
