@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -174,9 +175,25 @@ class Eater:
         Recorder().wait_for(gate)
 
 
+class Storm:
+    def __init__(self):
+        self.count = 0
+
+    def blow(self, count):
+        for number in range(count):
+            self.enqueue(self.drop, number)
+
+    def drop(self, number):
+        assert number == self.count
+        self.count += 1
+
+    def counted(self):
+        return self.count
+
+
 def feed(proxy, count, size):
     for number in range(count):
-        proxy.eat(number, bytes([number % 251]) * size)
+        proxy.eat(number, pickle.PickleBuffer(bytes([number % 251]) * size))
 
 
 def note_all(proxy, items):

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 #: Where the rows are, in the order of the table.
-MODULES = ("faults_killed", "faults_messages")
+MODULES = ("faults_killed", "faults_messages", "faults_load")
 
 _TESTS = Path(__file__).parent
 
