@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 #: Where the rows are, in the order of the table.
 MODULES = ("faults_killed", "faults_messages", "faults_load")
 
@@ -19,12 +21,11 @@ _TESTS = Path(__file__).parent
 
 
 class Table:
-    """A plugin for pytest that prints the table, instead of what pytest prints."""
+    """A plugin for pytest that prints the table, instead of a dot a test."""
 
     def __init__(self):
         self._rows = {}  # the title and the start method by the id of a test
         self._cells = {}  # of the row that is being tried: what came of it under each start method
-        self._more = []
 
     def pytest_collection_finish(self, session):
         for item in session.items:
@@ -38,10 +39,8 @@ class Table:
         title, method = self._rows[report.nodeid]
         result, seconds = self._cells.get(method, ("survived", 0.0))
         if report.failed:
-            self._more.append(f"FAILED, {report.when}: {title}, {method}\n{report.longreprtext}\n")
             result = "FAILED"
         elif report.skipped:
-            self._more.append(f"skipped: {title}, {method}: {report.longrepr[2].removeprefix('Skipped: ')}")
             result = "skipped"
         self._cells[method] = result, seconds + report.duration * (report.when == "call")
         if report.when == "teardown" and report.nodeid == self._last[title]:
@@ -49,12 +48,10 @@ class Table:
             self._print(title, ["" if cell is None else "{:8} {:4.1f} s".format(*cell) for cell in cells])
             self._cells = {}
 
-    def pytest_collectreport(self, report):
-        if report.failed:
-            self._more.append(report.longreprtext)
-
-    def pytest_sessionfinish(self):
-        print("", *self._more, sep="\n", flush=True)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self):
+        category, _, _ = yield
+        return category, "", ""
 
     def _print(self, title, cells):
         print(f"{title:{self._width}}", *(f"{cell:15}" for cell in cells), flush=True)
@@ -70,7 +67,8 @@ def main(arguments):
     if importlib.util.find_spec("pactor") is None:  # it is not installed: this is the checkout
         modules.append(str(_TESTS.parent))
     # By -m, as each spawned process imports a main script again, but not a package's __main__.
-    options = ["-p", "faults", "-p", "no:terminal", "-p", "no:cacheprovider", "test_faults.py"]
+    options = ["-p", "faults", "-p", "no:cacheprovider", "-qq", "-rs", "--tb=short", "--no-fold-skipped"]
+    options += ["-o", "console_output_style=classic", "test_faults.py"]
     command = [sys.executable, "-W", "error", "-m", "pytest", *options, *arguments]
     path = os.pathsep.join([*modules, *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(command, cwd=_TESTS, env={**os.environ, "PYTHONPATH": path}).returncode

@@ -40,15 +40,17 @@ def send_a_gigabyte(context, tmp_path):
                 assert served == ask(other.proxy.echo, served).result(LIMIT)
                 assert 0 == ask(eater.proxy.eaten).result(LIMIT)[0]
                 served += 1
-            assert ([GB], True) == (sizes, served > 100)
+            assert [GB] == sizes
+            assert served > 10
             sender = None
         assert [] == files_in(eater.proxy)
         eventually(lambda: ask(eater.proxy.shared_memory).result(LIMIT) < 10_000)
 
 
-@fault("10,000 payloads of 1 MB", "all arrive, in order; what is unread is bounded, and freed as it is read", limit=120)
+@fault("10,000 payloads of 1 MB", "all arrive, in order; at most maxsize are unread; freed when read", limit=120)
 def send_many_megabytes(context, tmp_path):
     need_memory(GB)
+    # That takes 10 to 20 seconds, and is the same under each start method, so under the others there are fewer.
     count = 10_000 if context.get_start_method() == "fork" else 500
     with Actor(Eater(), maxsize=50, context=context) as eater:
         sender = context.Process(target=feed, args=(eater.proxy, count, 1_000_000))
@@ -80,6 +82,7 @@ def queue_many_megabytes(context, tmp_path):
 
 @fault("self-send storm of 1,000,000", "FIFO; an ask is answered in between; the inbox shrinks again", limit=120)
 def storm(context, tmp_path):
+    # Likewise.
     count = 1_000_000 if context.get_start_method() == "fork" else 50_000
     with Actor(Storm(), context=context) as actor:
         actor.proxy.blow(count)
