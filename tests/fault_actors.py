@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import functools
 import logging
 import multiprocessing
 import os
 import pickle
 import resource
-import signal
 import subprocess
 import sys
 import threading
 import time
 
-from support import LIMIT, Recorder, eventually
+from support import LIMIT, Recorder
 
 from pactor import Actor, ActorError, ask
 
@@ -25,8 +25,11 @@ class Logged(Recorder):
 
     def __init__(self, path):
         super().__init__()
-        handler = logging.FileHandler(path)
-        logging.getLogger("pactor").addHandler(handler)
+        logging.getLogger("pactor").addHandler(logging.FileHandler(path))
+
+    @classmethod
+    def to(cls, path):
+        return functools.partial(cls, path)
 
 
 class Asker(Recorder):
@@ -80,6 +83,8 @@ class HoldsALock(Exception):
 
 
 class Fails(Recorder):
+    """Does what its methods are called."""
+
     def raise_two_arguments(self):
         raise TwoArguments(1, 2)
 
@@ -232,19 +237,7 @@ class Forker(Recorder):
         return pids
 
 
-def fifo_is_empty(path):
-    """Whether all that was written to a FIFO has been read."""
-    import fcntl
-    import termios
-    from array import array
-
-    count = array("i", [0])
-    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    try:
-        fcntl.ioctl(fd, termios.FIONREAD, count)
-    finally:
-        os.close(fd)
-    return not count[0]
+# Others.
 
 
 def leave_marker(path):
@@ -261,5 +254,28 @@ class Bomb:
         return leave_marker, (self.path,)
 
 
-__all__ = [name for name in dir() if not name.startswith("_") and name != "annotations"]
-_ = (LIMIT, eventually, signal)
+class Consumer:
+    """Notes in a file, which outlives it, the last number of each producer; each must be above the one before."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def take(self, producer, number, _payload):
+        with open(self.path, "r+b", buffering=0) as file:
+            last = int.from_bytes(os.pread(file.fileno(), 8, 8 * producer), "little")
+            if number <= last:
+                open(f"{self.path}.wrong", "a").write(f"{producer}: {number} behind {last}\n")
+            os.pwrite(file.fileno(), number.to_bytes(8, "little"), 8 * producer)
+
+
+class Producer:
+    def __init__(self, index, consumers):
+        self.index = index
+        self.consumers = consumers
+        self.number = 0
+
+    def produce(self):
+        self.number += 1
+        for consumer in self.consumers:
+            consumer.take(self.index, self.number, bytes((10, 10, 10, 5_000, 100_000)[self.number % 5]))
+        self.enqueue(self.produce)

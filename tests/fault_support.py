@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -151,6 +155,20 @@ def _shown(pid):
 def is_stopped(pid):
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+def need(*command):
+    """Skips where the command fails."""
+    result = subprocess.run(command, capture_output=True, text=True) if shutil.which(command[0]) else None
+    if result is None or result.returncode:
+        pytest.skip(f"only root can do this: {' '.join(command)}")
+
+
+def unread(fifo):
+    """How many bytes there are in a FIFO."""
+    count = array("i", [0])
+    fcntl.ioctl(fifo, termios.FIONREAD, count)
+    return count[0]
 
 
 def files_in(proxy):

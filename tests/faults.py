@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 #: Where the rows are, in the order of the table.
-MODULES = ("faults_killed", "faults_messages", "faults_load")
+MODULES = ("faults_killed", "faults_messages", "faults_load", "faults_system", "faults_others")
 
 _TESTS = Path(__file__).parent
 
@@ -32,7 +32,7 @@ class Table:
             self._rows[item.nodeid] = item.callspec.params["fault"].title, item.callspec.params["context"]
         self._last = {title: nodeid for nodeid, (title, _) in self._rows.items()}
         self._width = max(map(len, ["fault", *self._last]))
-        self._methods = dict.fromkeys(method for _, method in self._rows.values())
+        self._methods = sorted({method for _, method in self._rows.values()})  # fork first
         self._print("fault", self._methods)
 
     def pytest_runtest_logreport(self, report):

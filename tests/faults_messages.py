@@ -38,7 +38,7 @@ def send_what_cannot_be_pickled(context, tmp_path):
 @fault("an argument can't be unpickled by the actor", "an ask fails with why, a tell is logged, the actor lives")
 def send_what_cannot_be_unpickled(context, tmp_path):
     log = tmp_path / "log"
-    with Actor(functools.partial(Logged, log), context=context) as actor:
+    with Actor(Logged.to(log), context=context) as actor:
         for size in (0, 100_000):
             with pytest.raises(ValueError, match="refused to load"):
                 ask(actor.proxy.note, Unloadable(), bytes(size)).result(LIMIT)

@@ -66,6 +66,9 @@ class Recorder:
     def echo(self, value=None):
         return value
 
+    def repeat(self, value, times):
+        return value * times
+
     def pid(self):
         return os.getpid()
 
