@@ -261,7 +261,8 @@ class Actor(Generic[T]):
             if self._process.exitcode is not None:
                 return
             if self._supervisor is None:
-                os.kill(self._process.pid, number)
+                with contextlib.suppress(ProcessLookupError):  # a fork server reaps its processes itself
+                    os.kill(self._process.pid, number)
             else:
                 os.write(self._supervisor.fileno(), bytes([number]))
 
