@@ -140,11 +140,13 @@ class Actor(Generic[T]):
                 _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
             self._proxy: Any = _proxy.make(cls, self._way)
             _owned.add(self)
-        except BaseException:
+        except BaseException as error:
             if self._process.pid is not None:
                 self._process.kill()
                 self._process.join()
             self._mailbox.remove()
+            if isinstance(error, EOFError):
+                raise OSError("the fork server ended: it could not start a process") from error
             raise
 
     @property
