@@ -167,7 +167,7 @@ class Actor(Generic[T]):
             return pid
         deadline = time.monotonic() + _STARTED
         while not (found := _inbox.reader(f"{self._mailbox.directory}/inbox")):
-            if self._process.exitcode is not None or time.monotonic() > deadline:
+            if self.exitcode is not None or time.monotonic() > deadline:
                 return self._last_pid
             time.sleep(0.001)
         self._last_pid = found
@@ -178,7 +178,8 @@ class Actor(Generic[T]):
         """As in `multiprocessing.Process`: None while it runs, -N where signal N killed it."""
         with self._lock:  # Process.exitcode is not made for several threads
             exitcode: int | None = self._process.exitcode
-        return exitcode
+        # The fork server says how a process ended; without it, multiprocessing takes it for ended, with this code.
+        return None if exitcode == 255 and not _has_ended(self._process.pid) else exitcode
 
     def is_alive(self) -> bool:
         """Whether its process runs."""
@@ -260,7 +261,7 @@ class Actor(Generic[T]):
     def signal(self, number: int) -> None:
         """Sends the actor's process a signal; 0 is but word that the actor is closed."""
         with self._lock:  # nobody reaps it in between
-            if self._process.exitcode is not None:
+            if self.exitcode is not None:
                 return
             if self._supervisor is None:
                 with contextlib.suppress(ProcessLookupError):  # a fork server reaps its processes itself
@@ -336,6 +337,19 @@ def _packed(target: object) -> object:
         return _wire.dumps(target)
     except RuntimeError:
         return target
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    fd = _loop.open_process(pid)
+    if fd is None:
+        return not _loop.is_running(pid)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
