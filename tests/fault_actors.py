@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 
+from mailbox_workers import record
 from support import LIMIT, Recorder
 
 from pactor import Actor, ActorError, ask
@@ -39,6 +40,26 @@ class Asker(Recorder):
                 ask(proxy.echo).result(LIMIT)
             except ActorError as error:
                 return type(error), str(error)
+
+
+class Recording(Recorder):
+    """Notes in a file, which outlives it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def note(self, item):
+        record(self.path, item)
+
+
+class Stopping(Recorder):
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_stop(self):
+        record(self.path, "stopped")
 
 
 class Owner:
@@ -117,9 +138,28 @@ class FailsToStart:
         pass
 
 
+class FailsInOnStart:
+    def on_start(self):
+        raise ValueError("no way")
+
+    def note(self, *items):
+        pass
+
+
 class NeverStarts:
     def __init__(self, gate):
         Recorder().wait_for(gate)
+
+    def note(self, *items):
+        pass
+
+
+class NeverEndsOnStart:
+    def __init__(self, gate):
+        self.gate = gate
+
+    def on_start(self):
+        Recorder().wait_for(self.gate)
 
     def note(self, *items):
         pass

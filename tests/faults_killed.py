@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import math
 import os
 import select
 import signal
 import threading
 
 import pytest
-from fault_actors import Asker, note_all
+from fault_actors import Asker, Recording, Stopping, note_all
 from fault_support import SOON, Program, fault, files_in, is_stopped, within
-from mailbox_workers import die
+from mailbox_workers import die, get_into, recorded
 from support import LIMIT, Recorder, eventually, reached
+from test_mailbox import is_being_read
 
-from pactor import Actor, ActorClosed, ActorDied, ask
+from pactor import Actor, ActorClosed, ActorDied, Mailbox, Restart, ask
+
+FOREVER = Restart(max_restarts=math.inf, backoff=0)
 
 
 @fault("SIGKILL of the receiver under load", "every ask to it, of whatever process, ends within a second with why")
@@ -31,6 +36,53 @@ def kill_the_receiver(context, tmp_path):
         assert [None] * (500 - len(died)) + died == errors
         assert all(isinstance(error, ActorDied) and "SIGKILL" in str(error) for error in died)
         assert (ActorDied, True) == (kind, "SIGKILL" in text)
+
+
+@fault("SIGKILL of a receiver under load, with Restart", "queued mail survives: it is served in order, none twice")
+def kill_a_receiver_that_is_restarted(context, tmp_path):
+    """Only what was being executed is lost."""
+    log = tmp_path / "log"
+    with Actor(functools.partial(Recording, log), context=context, on_failure=FOREVER) as actor:
+        sender = context.Process(target=note_all, args=(actor.proxy, range(3_000)))
+        sender.start()
+        pids = set()
+        for count in (200, 800, 1_500):
+            eventually(lambda: len(recorded(log)) > count)  # noqa: B023
+            pids.add(actor.pid)
+            os.kill(actor.pid, signal.SIGKILL)
+        sender.join(LIMIT)
+        done = ask(actor.proxy.pid).result(LIMIT)
+    numbers = [int(number) for (number,) in recorded(log)]
+    assert sorted({*numbers}) == numbers
+    assert 3_000 - 3 <= len(numbers)
+    assert (3, True) == (len(pids), done not in pids)
+
+
+@fault("SIGKILL of a receiver that is idle, with Restart", "the next incarnation receives")
+def kill_an_idle_receiver(context, tmp_path):
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        for number in range(3):
+            pid = ask(actor.proxy.pid).result(LIMIT)
+            os.kill(pid, signal.SIGKILL)
+            assert [] == ask(actor.proxy.all).result(LIMIT)
+            actor.proxy.note(number)
+            assert [number] == ask(actor.proxy.all).result(LIMIT)
+
+
+@fault("SIGKILL of a receiver of a Mailbox that is idle", "the next one receives")
+def kill_an_idle_receiver_of_a_mailbox(context, tmp_path):
+    mailbox, results = Mailbox(), Mailbox()
+    for number in range(2):
+        victim = context.Process(target=get_into, args=(mailbox, results, 2))
+        victim.start()
+        mailbox.put(number)
+        assert number == results.get(timeout=LIMIT)
+        eventually(lambda: is_being_read(mailbox))
+        victim.kill()
+        victim.join()
+        victim.close()
+        mailbox.put("next")
+        assert "next" == mailbox.get(timeout=LIMIT)
 
 
 def killed(context, where, method, *args):
@@ -130,7 +182,7 @@ GRANDCHILDREN = """
 
 #: Killed as soon as the process of its second actor is there, which has not done anything yet.
 STARTING = """
-    from mailbox_workers import die
+    from mailbox_workers import die, get_into, recorded
     if __name__ == "__main__":
         first = Actor(Recorder(), context=context)
         ask(first.proxy.pid).result(LIMIT)
@@ -220,10 +272,10 @@ def interrupt(context, tmp_path):
         assert [] == os.listdir(program.home)
 
 
-@fault("SIGTERM to an actor", "it ends behind the message in execution; those behind that end with ActorClosed")
+@fault("SIGTERM to an actor", "it finishes its message, runs on_stop, ends; asks behind that end with ActorClosed")
 def terminate_an_actor(context, tmp_path):
-    gate = tmp_path / "gate"
-    with Actor(Recorder(), context=context) as actor:
+    gate, log = tmp_path / "gate", tmp_path / "log"
+    with Actor(Stopping(log), context=context) as actor:
         ask(actor.proxy.pid).result(LIMIT)
         executing, queued = ask(actor.proxy.wait_for, gate), ask(actor.proxy.pid)
         reached(gate)
@@ -233,4 +285,4 @@ def terminate_an_actor(context, tmp_path):
         with pytest.raises(ActorClosed, match="SIGTERM"):
             queued.result(LIMIT)
         assert actor.join(LIMIT)
-        assert 0 == actor.exitcode
+        assert (0, "stopped\n") == (actor.exitcode, log.read_text())

@@ -10,9 +10,11 @@ import threading
 import pytest
 from fault_actors import (
     Fails,
+    FailsInOnStart,
     FailsToStart,
     HasClose,
     Logged,
+    NeverEndsOnStart,
     NeverStarts,
     Owner,
     TwoArguments,
@@ -22,7 +24,7 @@ from fault_actors import (
 from fault_support import Program, fault, files_in
 from support import LIMIT, Recorder, reached
 
-from pactor import Actor, ActorClosed, ActorDied, RemoteError, ask
+from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, ask
 
 
 @fault("an argument can't be pickled", "it raises in the caller, at the call; nothing was sent")
@@ -154,34 +156,54 @@ def run_by(context, tmp_path, how, text):
         return result
 
 
-@fault("__init__ raises in the actor", "the first ask raises with why; join() and close() work")
+@fault("__init__ or on_start raises in the actor", "the first ask raises with why; join() and close() work")
 def fail_to_start(context, tmp_path):
-    with Actor(FailsToStart, context=context, name="stillborn") as actor:
-        with pytest.raises(ActorDied, match="'stillborn' could not start: ValueError: no way") as caught:
-            ask(actor.proxy.note).result(LIMIT)
-        assert "in __init__" in str(caught.value.__cause__)
-        assert actor.join(LIMIT)
-        assert 1 == actor.exitcode
-        with pytest.raises(ActorDied, match="ValueError: no way"):
-            actor.proxy.note()
-        actor.close()
+    for cls, name in ((FailsToStart, "__init__"), (FailsInOnStart, "on_start")):
+        with Actor(cls, context=context, name="stillborn") as actor:
+            with pytest.raises(ActorDied, match="'stillborn' could not start: ValueError: no way") as caught:
+                ask(actor.proxy.note).result(LIMIT)
+            assert f"in {name}" in str(caught.value.__cause__)
+            assert actor.join(LIMIT)
+            assert 1 == actor.exitcode
+            with pytest.raises(ActorDied, match="ValueError: no way"):
+                actor.proxy.note()
+            actor.close()
 
 
-@fault("__init__ never returns", "asks end with their timeout; close(), join(timeout) and kill() work")
+@fault("__init__ or on_start never returns", "asks end with their timeout; close(), join(timeout) and kill() work")
 def never_start(context, tmp_path):
-    gate = tmp_path / "gate"
-    with Actor(functools.partial(NeverStarts, gate), context=context) as actor:
-        reached(gate)
-        actor.proxy.note()
-        reply = ask(actor.proxy.note)
-        with pytest.raises(concurrent.futures.TimeoutError):
-            reply.result(0.01)
-        actor.close()
-        assert not actor.join(0.01)
-        actor.kill()
+    for cls in (NeverStarts, NeverEndsOnStart):
+        gate = tmp_path / cls.__name__
+        with Actor(functools.partial(cls, gate), context=context) as actor:
+            reached(gate)
+            actor.proxy.note()
+            reply = ask(actor.proxy.note)
+            with pytest.raises(concurrent.futures.TimeoutError):
+                reply.result(0.01)
+            actor.close()
+            assert not actor.join(0.01)
+            actor.kill()
+            assert actor.join(LIMIT)
+            with pytest.raises(ActorDied, match="SIGKILL"):
+                reply.result(LIMIT)
+
+
+@fault("a crash loop, with Restart", "it ends after max_restarts within so many seconds; who asked learns that")
+def crash_again_and_again(context, tmp_path):
+    restart = Restart(max_restarts=3, within=1000, backoff=0)
+    with Actor(Fails(), context=context, on_failure=restart) as actor:
+        for _ in range(4):
+            actor.proxy.kill()
+        with pytest.raises(ActorDied, match=r"SIGKILL.* after 3 restarts within 1000 s"):
+            ask(actor.proxy.pid).result(LIMIT)
         assert actor.join(LIMIT)
-        with pytest.raises(ActorDied, match="SIGKILL"):
-            reply.result(LIMIT)
+        assert -signal.SIGKILL == actor.exitcode
+        with pytest.raises(ActorDied):
+            actor.proxy.note()
+    with Actor(FailsToStart, context=context, on_failure=restart) as actor:
+        with pytest.raises(ActorDied, match="could not start: ValueError: no way"):
+            ask(actor.proxy.note).result(LIMIT)
+        assert actor.join(LIMIT)
 
 
 @fault("close() with 10,000 messages queued", "all are executed, then it ends")
