@@ -223,10 +223,13 @@ def close_with_many_queued(context, tmp_path):
 
 @fault("close() twice, by several threads, and in a callback", "it is once; what is queued is executed")
 def close_often(context, tmp_path):
+    gate = tmp_path / "gate"
     with Actor(Recorder(), context=context) as actor:
-        ask(actor.proxy.note, 0).add_done_callback(lambda _: actor.close())
+        actor.proxy.wait_for(gate)
+        first, everything = ask(actor.proxy.note, 0), ask(actor.proxy.all)
+        first.add_done_callback(lambda _: actor.close())
         threads = [threading.Thread(target=actor.close) for _ in range(8)]
-        everything = ask(actor.proxy.all)
+        gate.touch()
         for thread in threads:
             thread.start()
         for thread in threads:
