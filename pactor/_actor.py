@@ -341,9 +341,9 @@ def _packed(target: object) -> object:
 
 def _has_ended(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
-    fd = _loop.open_process(pid)
+    fd = _waiting.open_process(pid)
     if fd is None:
-        return not _loop.is_running(pid)
+        return not _waiting.is_running(pid)
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)

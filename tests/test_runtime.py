@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import types
 
 import pytest
 from support import LIMIT, eventually
