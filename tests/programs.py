@@ -15,16 +15,20 @@ LIMIT = 100  # seconds; a tenth of that is enough even for a busy machine
 
 #: Executes a script as `python script.py` does, but with another start method than the default.
 _RUN = """\
-import multiprocessing, runpy, sys
+import multiprocessing, sys
 multiprocessing.set_start_method(sys.argv.pop(1))
-runpy.run_path(sys.argv[1], run_name="__main__")
+del sys.argv[0]
+__file__ = sys.argv[0]  # for the processes that import it
+with open(__file__, encoding="utf-8") as file:
+    program = compile(file.read(), __file__, "exec")
+exec(program)
 """
 
 
-def run(script, method, directory):
+def run(script, method, directory, fails=False):
     """Runs a script in a directory; returns what it printed.
 
-    It has to end with 0, to print nothing on stderr, and to leave nothing behind.
+    It has to end with 0, to leave nothing behind, and to print nothing on stderr, but where an actor of it ``fails``.
     """
     home = directory / "home"
     home.mkdir()
@@ -39,6 +43,10 @@ def run(script, method, directory):
         text=True,
         timeout=LIMIT,
     )
-    assert ("", 0) == (result.stderr, result.returncode), f"{result.stderr}\n{result.stdout}"
+    assert 0 == result.returncode, f"{result.stderr}\n{result.stdout}"
+    if fails:
+        assert result.stderr.startswith("actor '") and "restarted" in result.stderr, result.stderr
+    else:
+        assert "" == result.stderr, result.stderr
     assert [] == list(home.iterdir())
     return result.stdout

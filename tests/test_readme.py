@@ -37,7 +37,7 @@ def test_a_program_runs_and_prints_what_the_readme_says(program, output, method,
     if "import numpy" in program:
         pytest.importorskip("numpy")
     (tmp_path / "program.py").write_text(program, "utf-8")
-    printed = run("program.py", method, tmp_path).strip()
+    printed = run("program.py", method, tmp_path, fails="Restart(" in program).strip()
     if output is not None:
         assert re.fullmatch(re.escape(output).replace(r"\.\.\.", ".*"), printed), printed
 
