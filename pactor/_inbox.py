@@ -115,7 +115,8 @@ class Inbox:
         if not self._mapping.closed:
             self._words.release()
             self._view.release()
-            self._mapping.close()
+            with contextlib.suppress(BufferError):  # forked while another thread was reading into it
+                self._mapping.close()
 
     def recover(self) -> bytes | None:
         """Takes up the inbox where its last reader left it; returns the frame handed out last, as `take` did."""
