@@ -9,11 +9,11 @@ import shutil
 import threading
 
 import pytest
-from fault_actors import Eater, Flooder, Storm, feed
-from fault_support import fault, files_in
+from fault_actors import Eater, Flooder, Node, Storm, feed
+from fault_support import SOON, fault, files_in, within
 from support import LIMIT, Recorder, eventually, reached
 
-from pactor import Actor, _runtime, ask
+from pactor import Actor, DeadlockError, _runtime, ask
 
 GB = 1 << 30
 
@@ -123,6 +123,32 @@ def flood_in_a_ring(context, tmp_path):
     ):
         ring = [one.proxy, two.proxy, three.proxy]
         flood(ring, lambda proxy: [ring[ring.index(proxy) - 1]], 10_000)
+
+
+@fault("an actor asks itself, and waits", "DeadlockError at once, which names it")
+def ask_oneself(context, tmp_path):
+    with Actor(Node(), context=context, name="narcissus") as actor:
+        wait_in_a_circle([actor])
+
+
+@fault("three actors ask each other in a circle, and wait", "DeadlockError within a second, which names them")
+def ask_in_a_circle(context, tmp_path):
+    with (
+        Actor(Node(), context=context, name="one") as one,
+        Actor(Node(), context=context, name="two") as two,
+        Actor(Node(), context=context, name="three") as three,
+    ):
+        wait_in_a_circle([one, two, three])
+
+
+def wait_in_a_circle(actors):
+    for actor, other in zip(actors, actors[1:] + actors[:1], strict=True):
+        ask(actor.proxy.meet, other.proxy).result(LIMIT)
+    with within(SOON), pytest.raises(DeadlockError) as caught:
+        ask(actors[0].proxy.ask_next).result(LIMIT)
+    assert [] == [actor.name for actor in actors if repr(actor.name) not in str(caught.value)]
+    for actor in actors:
+        assert ask(actor.proxy.alive).result(LIMIT)
 
 
 def flood(proxies, targets, count):
