@@ -78,7 +78,7 @@ class Program:
         text = _HEADER.format(method=context.get_start_method()) + textwrap.dedent(text)
         path = tmp_path / "program.py"
         path.write_text(text)
-        arguments = {"file": [str(path)], "-c": ["-c", text], "stdin": ["-"]}[how]
+        arguments = {"file": [str(path)], "-c": ["-c", text], "pipe": ["-"], "prompt": ["-qi"]}[how]
         # Under tox pactor is where it was installed, else in the checkout.
         modules = [str(TESTS), str(Path(pactor.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
@@ -91,8 +91,8 @@ class Program:
             env={**os.environ, "PACTOR_DIR": str(self.home), "PYTHONPATH": os.pathsep.join(modules)},
             start_new_session=True,
         )
-        if how == "stdin":
-            self.process.stdin.write(text)
+        if how in ("pipe", "prompt"):
+            self.process.stdin.write(text if how == "pipe" else f"exec(open({path.name!r}).read())\n")
         self.process.stdin.close()
         self.process.stdin = None
 
