@@ -14,7 +14,7 @@ import threading
 import time
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually, reached
+from support import LIMIT, Counter, Recorder, eventually
 
 from pactor import Actor, ActorClosed, ActorDied, ActorError, ask
 
@@ -158,20 +158,6 @@ def test_an_actor_is_not_picklable_and_says_what_is():
         pickle.dumps(actor)
 
 
-def test_close_executes_what_was_queued_before(context, tmp_path):
-    gate = tmp_path / "gate"
-    actor = Actor(Recorder(), context=context)
-    actor.proxy.wait_for(gate)
-    for i in range(10_000):
-        if i == 100:
-            gate.touch()  # from here on the mailbox is drained
-        actor.proxy.note(i)
-    everything = ask(actor.proxy.all)
-    actor.close()
-    assert list(range(10_000)) == everything.result(LIMIT)
-    assert actor.join(LIMIT)
-
-
 def test_close_does_not_wait_for_room_in_a_full_mailbox(tmp_path):
     gate = tmp_path / "gate"
     with Actor(Recorder()) as actor:
@@ -190,18 +176,6 @@ def _flood_until_closed(proxy):
     with pytest.raises(ActorError):
         while True:
             proxy.note(0)
-
-
-def test_close_twice_and_by_several_threads_is_once():
-    actor = Actor(Counter())
-    threads = [threading.Thread(target=actor.close) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    actor.close()
-    assert actor.join(LIMIT)
-    assert 0 == actor.exitcode
 
 
 def test_sends_to_a_closed_actor_raise():
@@ -254,12 +228,6 @@ def test_kill_ends_it_at_once():
         assert -signal.SIGKILL == eventually(lambda: actor.exitcode)
 
 
-def test_an_exit_code_is_named(context):
-    with Actor(Recorder(), context=context) as actor:
-        with pytest.raises(ActorDied, match="exit code 7"):
-            ask(actor.proxy.exit, 7).result(LIMIT)
-
-
 @pytest.mark.parametrize("code", [0, 3])
 def test_sys_exit_in_a_method_ends_the_actor(code):
     with Actor(Recorder()) as actor:
@@ -267,22 +235,6 @@ def test_sys_exit_in_a_method_ends_the_actor(code):
             ask(actor.proxy.fail, SystemExit(code)).result(LIMIT)
         assert actor.join(LIMIT)
         assert code == actor.exitcode
-
-
-def test_sigterm_ends_it_behind_the_message_in_execution(context, tmp_path):
-    gate = tmp_path / "gate"
-    with Actor(Recorder(), context=context) as actor:
-        ask(actor.proxy.pid).result(LIMIT)
-        executing = ask(actor.proxy.wait_for, gate)
-        queued = ask(actor.proxy.pid)
-        reached(gate)
-        os.kill(actor.pid, signal.SIGTERM)
-        gate.touch()
-        assert executing.result(LIMIT) is None
-        with pytest.raises(ActorClosed, match="SIGTERM"):
-            queued.result(LIMIT)
-        assert actor.join(LIMIT)
-        assert 0 == actor.exitcode
 
 
 def test_resume_goes_on_with_the_next_message(context):
@@ -316,18 +268,6 @@ class FailsToStart:
 
     def note(self, *items):
         pass
-
-
-def test_a_failing_init_is_told_by_the_first_ask(context):
-    with Actor(FailsToStart, context=context, name="stillborn") as actor:
-        with pytest.raises(ActorDied, match="'stillborn' could not start: ValueError: no way") as caught:
-            ask(actor.proxy.note).result(LIMIT)
-        assert "in __init__" in str(caught.value.__cause__)
-        assert actor.join(LIMIT)
-        assert 1 == actor.exitcode
-        with pytest.raises(ActorDied, match="ValueError: no way") as caught:
-            actor.proxy.note()  # the same, where it is known at the call
-        assert "in __init__" in str(caught.value.__cause__)
 
 
 def test_another_process_is_told_why_an_actor_could_not_start(context):
@@ -395,20 +335,6 @@ def test_only_its_owner_closes_an_actor():
         assert 0 == ask(actor.proxy.total).result(LIMIT)
 
 
-def test_a_forked_child_keeps_no_mailbox_open(context):
-    """The death of an actor is noticed, whoever was forked meanwhile: here, or in the actor."""
-    with Actor(Forker(), context=context) as actor:
-        theirs = ask(actor.proxy.fork).result(LIMIT)
-        mine = _fork_and_sleep()
-        reply = ask(actor.proxy.sleep)
-        os.kill(actor.pid, signal.SIGKILL)
-        with pytest.raises(ActorDied, match="SIGKILL"):
-            reply.result(LIMIT)
-        for pid in (mine, theirs):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(mine, 0)
-
-
 def _fork_and_sleep():
     parent, pid = os.getpid(), os.fork()
     if not pid:
@@ -427,9 +353,6 @@ def test_what_an_actor_forks_is_a_process_like_any_other(context):
 
 
 class Forker:
-    def fork(self):
-        return _fork_and_sleep()
-
     def terminate_child(self):
         pid = _fork_and_sleep()
         os.kill(pid, signal.SIGTERM)
@@ -446,9 +369,6 @@ class Forker:
                 os._exit(code)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    def sleep(self):
-        time.sleep(1000)
-
     def run(self):
         return subprocess.run([sys.executable, "-c", "print('hello')"], capture_output=True, text=True).stdout
 
@@ -458,7 +378,7 @@ def test_an_actor_may_use_subprocess(context):
         assert "hello\n" == ask(actor.proxy.run).result(LIMIT)
 
 
-def run_program(tmp_path, text, method="fork", **kwargs):
+def run_program(tmp_path, text, method="fork"):
     """Runs a program of its own, with `Actor` of that start method."""
     path = tmp_path / "program.py"
     path.write_text(
@@ -473,75 +393,7 @@ def run_program(tmp_path, text, method="fork", **kwargs):
         timeout=LIMIT,
         env=environment,
         stdin=subprocess.DEVNULL,
-        **kwargs,
     )
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_the_exit_of_the_program_closes_what_is_open(tmp_path, method):
-    result = run_program(
-        tmp_path,
-        """
-        class Printer:
-            def show(self, text):
-                print(text, flush=True)
-        class Asks:
-            def __init__(self, printer):
-                self.printer = printer
-            def show(self, text):
-                self.printer.show(text)
-        if __name__ == "__main__":
-            printer = Actor(Printer(), context=context)
-            asks = Actor(Asks(printer.proxy), context=context)
-            for i in range(100):
-                asks.proxy.show(i)
-        """,
-        method,
-    )
-    assert ("".join(f"{i}\n" for i in range(100)), "", 0) == (result.stdout, result.stderr, result.returncode)
-    assert ["program.py"] == [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"]
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_ctrl_c_shows_one_traceback_and_ends_all(tmp_path, method):
-    result = run_program(
-        tmp_path,
-        """
-        if __name__ == "__main__":
-            with Actor(Recorder(), context=context) as idle, Actor(Recorder(), context=context) as busy:
-                for actor in (idle, busy):
-                    ask(actor.proxy.pid).result(20)
-                busy.proxy.sleep(1000)
-                waiting = ask(busy.proxy.pid)
-                os.killpg(0, signal.SIGINT)
-                waiting.result()
-        """,
-        method,
-        start_new_session=True,
-    )
-    assert -signal.SIGINT == result.returncode
-    assert 1 == result.stderr.count("Traceback"), result.stderr
-    assert ["program.py"] == [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"]
-
-
-def test_a_class_that_the_child_cannot_import_is_told(tmp_path):
-    result = run_program(
-        tmp_path,
-        """
-        class Here:
-            def method(self): pass
-        if __name__ == "__main__":
-            class There:
-                def method(self): pass
-            with Actor(There(), context=context) as actor:
-                try:
-                    ask(actor.proxy.method).result(20)
-                except ActorDied as error:
-                    print(error)
-        """,
-        "spawn",
-    )
-    assert "could not start: AttributeError" in result.stdout
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
@@ -601,36 +453,6 @@ def test_a_child_that_a_method_forks_is_not_the_actor(context, how):
             if i == 5:
                 actor.proxy.stray(how)
         assert [actor.pid] * 20 == ask(actor.proxy.all).result(LIMIT)
-
-
-class Slow:
-    def __init__(self, log):
-        self.log = log
-
-    def work(self):
-        with open(self.log, "a") as file:
-            file.write("x")
-        time.sleep(0.1)
-
-
-class SlowOwner:
-    def start(self, log, method):
-        self.child = Actor(Slow(log), context=multiprocessing.get_context(method))
-        for _ in range(100):
-            self.child.proxy.work()
-        return self.child.pid
-
-
-def test_a_busy_actor_ends_behind_its_message_when_its_owner_is_killed(context, tmp_path):
-    log = tmp_path / "log"
-    with Actor(SlowOwner(), context=context) as owner:
-        child = ask(owner.proxy.start, log, context.get_start_method()).result(LIMIT)
-        eventually(log.exists)
-        owner.kill()
-        owner.join()
-        done = len(log.read_text())
-        eventually(lambda: not _runs(child))
-        assert 2 >= len(log.read_text()) - done
 
 
 def test_many_threads_learn_the_same_of_a_death(context):

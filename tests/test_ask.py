@@ -314,17 +314,6 @@ def _hammer(proxy):
         ask(proxy.echo, bytes(100_000)).result()
 
 
-def test_an_actor_that_is_killed_under_load_ends_every_ask(context):
-    with Actor(Recorder(), context=context) as actor:
-        futures = [ask(actor.proxy.echo, i) for i in range(500)]
-        futures[10].result(LIMIT)
-        os.kill(actor.pid, signal.SIGKILL)
-        ended = [future.exception(LIMIT) for future in futures]
-        died = [error for error in ended if error is not None]
-        assert ended == [None] * (500 - len(died)) + died
-        assert all(isinstance(error, ActorDied) for error in died)
-
-
 def test_a_future_belongs_to_the_process_that_asked(recorder, gate):
     future = ask(recorder.wait_for, gate)
     pid = os.fork()
@@ -366,20 +355,6 @@ class Flooder:
 
     def received(self):
         return self.count
-
-    def pass_on(self, ring, n):
-        for _ in range(n):
-            ring[0].receive()
-        if len(ring) > 1:
-            ring[1].pass_on(ring[1:], n)
-
-
-def test_actors_that_flood_each_other_do_not_deadlock(context):
-    with Actor(Flooder(), context=context) as one, Actor(Flooder(), context=context) as other:
-        one.proxy.flood(other.proxy, 10_000)
-        other.proxy.flood(one.proxy, 10_000)
-        for actor in (one, other):
-            eventually(lambda: ask(actor.proxy.received).result(LIMIT) == 10_000)  # noqa: B023
 
 
 def test_an_actor_that_waits_for_a_reply_takes_what_floods_it(context):

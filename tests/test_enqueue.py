@@ -89,19 +89,6 @@ def test_goes_behind_what_is_queued(selfish, tmp_path):
     assert ["mine", 0, 1, 2] == seen(selfish, 4)
 
 
-def test_50_000_self_messages_come_in_order(selfish):
-    selfish.enqueue_many(50_000)
-    assert list(range(50_000)) == seen(selfish, 50_000)
-
-
-def test_a_storm_of_self_messages_starves_nobody_and_ends_with_close(context):
-    with Actor(Recorder(), context=context) as actor:
-        actor.proxy.note_and_repeat(10**9)
-        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
-        actor.close()
-        assert actor.join(LIMIT)
-
-
 def test_a_flood_of_self_messages_does_not_keep_the_inbox(context):
     """Each message executed enqueues one: what was executed must make room."""
     with Actor(Recorder(), context=context) as actor:
