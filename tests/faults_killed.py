@@ -202,6 +202,17 @@ def terminate_the_owner(context, tmp_path):
     end_the_owner(context, tmp_path, IDLE, 4, SOON, signal.SIGTERM)
 
 
+@fault("SIGKILL of a whole program, its actors and all", "the next program removes what it left")
+def kill_a_program(context, tmp_path):
+    with Program(context, tmp_path, IDLE) as program:
+        assert "ready" == program.says()
+        os.killpg(program.process.pid, signal.SIGKILL)
+        program.process.wait(LIMIT)
+        program.is_gone()
+        assert [] != os.listdir(program.home)
+        assert [] == program.left()
+
+
 @fault("SIGKILL of the owner of actors that own actors", "all are gone within a second, and the rest removed")
 def kill_the_owner_of_owners(context, tmp_path):
     end_the_owner(context, tmp_path, GRANDCHILDREN, 4, SOON)
