@@ -67,21 +67,10 @@ def is_harmless(data):
 kinds = strategies.sampled_from(KINDS) | strategies.integers(0, 0x3F)
 flags = strategies.sampled_from([0, _wire.OWN, _wire.STORED, _wire.STORED | _wire.OWN])
 numbers = strategies.sampled_from([0, 1, 2**63, 2**64 - 1]) | strategies.integers(0, 2**64 - 1)
-digits = [
-    b"",
-    b".",
-    b"..",
-    b"1",
-    b"1.1",
-    b"1.1.1",
-    b".1",
-    b"\0",
-    b"1.1\0",
-    b"\xff",
-    *(b"1" * n for n in (255, 256, 4000)),
-]
-files = [b"fifo", b"inbox", b"slots", b"note", b"replies", b"/1", b"../1", b"../../1.1", b"1/../../1", b"../other/fifo"]
-names = strategies.sampled_from(digits + files)
+NAMES = b" . .. 1 1.1 1.1.1 .1 \0 1.1\0 \xff fifo inbox slots note replies /1 ../1 ../../1.1 1/../../1 ../x/fifo".split(
+    b" "
+)
+names = strategies.sampled_from([*NAMES, *(b"1" * length for length in (255, 256, 4000))])
 bodies = strategies.sampled_from(PICKLES) | strategies.binary(max_size=200).map(lambda rest: NO_OPCODE + rest)
 breaks = strategies.tuples(
     strategies.sampled_from(["whole", "whole", "size", "cut", "more"]), strategies.integers(0, 65535)
@@ -111,6 +100,10 @@ def frames(draw, addresses=(b"", b"/", b"/nowhere", b"\0", b"\xff", b"x" * 5000)
         head = _wire.REPLY_HEAD.pack(draw(numbers))
     head = head[: draw(strategies.sampled_from([len(head), len(head), len(head), 3]))]
     return _wire.frame(kind | flag, head, draw(names if flag & _wire.STORED else bodies))
+
+
+def stored(*names):
+    return b"".join(_wire.frame(_wire.ITEM | _wire.STORED, b"", name) for name in names)
 
 
 def rubbish(some_frames):
@@ -164,10 +157,11 @@ class Listener(Recorder):
 @pytest.fixture
 def foreign(tmp_path):
     """Directories that are not pactor's, each with something that is named as what a mailbox has."""
-    for name in ("file", "link", "directory", "note", "pipe", "pactor-0-x"):
+    mine = f"pactor-{os.geteuid()}-x"
+    for name in ("file", "link", "directory", "note", "pipe", mine):
         (tmp_path / name).mkdir()
         (tmp_path / name / "precious").write_bytes(b"precious")
-    (tmp_path / "pactor-0-x" / "fifo").write_bytes(b"precious")
+    (tmp_path / mine / "fifo").write_bytes(b"precious")
     (tmp_path / "file" / "fifo").write_bytes(b"precious")
     (tmp_path / "link" / "fifo").symlink_to(tmp_path / "file" / "precious")
     (tmp_path / "directory" / "fifo").mkdir()
@@ -177,20 +171,28 @@ def foreign(tmp_path):
     assert before == contents(tmp_path)
 
 
+def climbing(foreign):
+    """The name that a payload would have to have."""
+    return b"../" * 20 + os.fsencode(foreign / "file" / "precious")[1:]
+
+
 def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("maxsize", [0, 3])
 def test_an_actor_answers_whatever_came_and_says_once_that_it_was_no_message(foreign, maxsize):
-    paths = [*foreign.iterdir(), foreign / "file" / "precious", foreign / "pactor-0-x" / ".." / "link"]
+    paths = [*foreign.iterdir(), foreign / "file" / "precious", foreign / "note" / ".." / "link"]
     with Actor(Listener, maxsize=maxsize) as actor:
         mailbox = actor._mailbox.directory
+        before = sorted(os.listdir(mailbox))
         addresses = [mailbox.encode(), b"x" * 5000, b"", b".", b"\0", b"\xff", *(str(path).encode() for path in paths)]
 
         @fuzzed(100)
         @given(rubbish(frames(addresses)))
         @example(b"".join(_wire.frame(_wire.ASK, _wire.ASK_HEAD.pack(1, len(a)) + a, NO_OPCODE) for a in addresses[2:]))
+        @example(stored(*NAMES, climbing(foreign)))
+        @example(_wire.frame(_wire.ASK, b"", b""))
         @example(bytes(4096))
         @example(b"\1\0\1" * 1000)
         def check(data):
@@ -201,6 +203,7 @@ def test_an_actor_answers_whatever_came_and_says_once_that_it_was_no_message(for
             assert len(messages) <= len(data) // _wire.HEADER_SIZE + 1
 
         check()
+        assert before == sorted(os.listdir(mailbox))
         if maxsize:
             for number in range(2 * maxsize):
                 actor.note(number)
@@ -209,7 +212,6 @@ def test_an_actor_answers_whatever_came_and_says_once_that_it_was_no_message(for
 
 @pytest.mark.parametrize("way", ["pipe", "pactor-{}-x/../pipe"])
 def test_an_asker_that_is_gone_was_not_pactors_and_keeps_what_is_there(foreign, way):
-    (foreign / f"pactor-{os.geteuid()}-x").mkdir(exist_ok=True)
     os.mkfifo(foreign / "pipe" / "fifo")
     with Actor(Recorder()) as actor:
         reader = os.open(foreign / "pipe" / "fifo", os.O_RDONLY | os.O_NONBLOCK)
@@ -230,7 +232,8 @@ def test_a_mailbox_works_whatever_came(foreign, maxsize):
 
     @fuzzed(60)
     @given(rubbish(frames()))
-    @example(_wire.frame(_wire.ITEM | _wire.STORED, b"", b"1" * 4000))
+    @example(stored(b"1" * 4000))
+    @example(stored(*NAMES, climbing(foreign)))
     def check(data):
         with writing(mailbox.directory) as write:
             write(data)
@@ -253,7 +256,7 @@ def test_what_a_killed_reader_had_in_hand_may_be_anything():
 
     @fuzzed(60)
     @given(rubbish(frames()))
-    @example(_wire.frame(_wire.ITEM | _wire.STORED, b"", b"1" * 4000))
+    @example(stored(b"1" * 4000))
     def check(data):
         with writing(mailbox.directory) as write:
             write(data)
