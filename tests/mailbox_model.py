@@ -66,6 +66,15 @@ class Model:
         gc.collect()
         assert not os.path.exists(directory)
 
+    def clear(self):
+        """Leaves nothing, whatever went wrong."""
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.join(LIMIT)
+            worker.close()
+        self.workers.clear()
+        vars(self).pop("mailbox", None)
+
     def worker(self, who):
         """A process that has nothing to do."""
         idle = [worker for worker in self.workers if not worker.waits_to]

@@ -8,6 +8,7 @@ The number of examples is in the environment variable PACTOR_EXAMPLES for a long
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import select
 import sys
@@ -18,7 +19,6 @@ from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from led_workers import DIED, Worker
 from mailbox_model import Model
-from support import LIMIT
 
 from pactor import _mailbox, _wire
 
@@ -247,11 +247,7 @@ class Machine(Model, RuleBasedStateMachine):
             if sys.exc_info()[0] is None and hasattr(self, "mailbox"):
                 self.check_end()
         finally:
-            for worker in self.workers:
-                worker.process.kill()
-                worker.process.join(LIMIT)
-                worker.close()
-            vars(self).pop("mailbox", None)
+            self.clear()
 
 
 def spin(microseconds):
@@ -259,6 +255,25 @@ def spin(microseconds):
     end = time.monotonic() + microseconds / 1e6
     while time.monotonic() < end:
         pass
+
+
+@pytest.mark.parametrize(("maxsize", "narrow"), [(0, False), (0, True), (3, False), (400, True)])
+def test_does_what_its_model_does_at_each_place_in_turn(maxsize, narrow):
+    """What chance may leave out."""
+    machine = Machine()
+    machine.make(maxsize, narrow)
+    try:
+        for kill, table in [(machine.kill_while_it_puts, PUTTING), (machine.kill_while_it_gets, GETTING)]:
+            for where, shape in itertools.product(table, [SMALL[1], SMALL[-1], LARGE[-2]]):
+                machine.settle()
+                machine.put_shapes(0, [shape, SMALL[0]])
+                kill(1, (where, shape))
+                machine.look(0)
+                machine.get(0)
+                machine.put(0, SMALL[0])
+        machine.check_end()
+    finally:
+        machine.clear()
 
 
 @pytest.mark.timeout(600)  # a failure is made small first
