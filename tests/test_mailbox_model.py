@@ -53,6 +53,9 @@ PUTTING = {
     "after pactor._inbox:Inbox._erase": ("full", False),
 }
 
+#: Where a large item has no file yet that would be left.
+FILELESS = ("before pactor._channel:Channel.pack", "half os:writev", "before os:link")
+
 # Where a process is killed, with what kind of items, and whether it takes one with it; None where it may.
 GETTING = {
     "after fcntl:flock": ("any", False),
@@ -187,7 +190,8 @@ class Machine(Model, RuleBasedStateMachine):
         self.bury(worker, room=self.room)
         if put:
             self.queue.append(number)
-        self.orphans += 1
+        elif shape in LARGE and where not in FILELESS:
+            self.orphans += 1
         self.serve_readers()
 
     @rule(who=who, place=places(GETTING))
@@ -231,7 +235,7 @@ class Machine(Model, RuleBasedStateMachine):
             self.queue.append(number)
             self.doubtful.add(number)
         self.bury(worker, room=self.room)
-        self.orphans += 1
+        self.orphans += shape in LARGE
 
     @rule(who=who, after=moments)
     def kill_at_some_moment_of_a_get(self, who, after):
