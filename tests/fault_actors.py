@@ -262,24 +262,20 @@ def note_all(proxy, items):
 # Forks.
 
 
-def sleep_until_killed(*_):
-    """Ends with its parent at the latest."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(0.05)
-
-
 def fork_sleepers(method):
-    """Children of each kind, which hold what such a child holds; with a thread running. Returns their ids."""
+    """Children of each kind, which hold what such a child holds, also when their parent is gone; beside a thread.
+
+    Returns their ids too.
+    """
     thread = threading.Thread(target=time.sleep, args=(0.2,))
     thread.start()
     pid = os.fork()
     if not pid:
-        sleep_until_killed()
+        time.sleep(LIMIT)
         os._exit(0)
-    process = multiprocessing.get_context(method).Process(target=sleep_until_killed, daemon=True)
+    process = multiprocessing.get_context(method).Process(target=time.sleep, args=(LIMIT,))
     process.start()
-    child = subprocess.Popen(["sleep", "1000"], close_fds=False)
+    child = subprocess.Popen(["sleep", str(LIMIT)], close_fds=False)
     thread.join()
     return process, child, [pid, process.pid, child.pid]
 

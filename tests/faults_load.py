@@ -47,7 +47,7 @@ def send_a_gigabyte(context, tmp_path):
         eventually(lambda: ask(eater.proxy.shared_memory).result(LIMIT) < 10_000)
 
 
-@fault("10,000 payloads of 1 MB", "all arrive, in order; at most maxsize are unread; freed when read", limit=120)
+@fault("10,000 payloads of 1 MB", "all arrive, in order; at most maxsize are unread; freed when read", limit=90)
 def send_many_megabytes(context, tmp_path):
     need_memory(GB)
     # That takes 10 to 20 seconds, and is the same under each start method, so under the others there are fewer.
@@ -80,7 +80,7 @@ def queue_many_megabytes(context, tmp_path):
         assert [] == files_in(eater.proxy)
 
 
-@fault("self-send storm of 1,000,000", "FIFO; an ask is answered in between; the inbox shrinks again", limit=120)
+@fault("self-send storm of 1,000,000", "FIFO; an ask is answered in between; the inbox shrinks again", limit=60)
 def storm(context, tmp_path):
     # Likewise.
     count = 1_000_000 if context.get_start_method() == "fork" else 50_000

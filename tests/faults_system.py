@@ -12,7 +12,7 @@ import warnings
 
 import pytest
 from fault_actors import Forker, fork_sleepers
-from fault_support import Program, fault, files_in, need
+from fault_support import SOON, Program, fault, files_in, need, within
 from support import LIMIT, Recorder
 
 from pactor import Actor, ActorDied, ask
@@ -28,7 +28,7 @@ def fork_everywhere(context, tmp_path):
         try:
             reply = ask(actor.proxy.sleep, 1000)
             os.kill(actor.pid, signal.SIGKILL)
-            with pytest.raises(ActorDied, match="SIGKILL"):
+            with within(SOON), pytest.raises(ActorDied, match="SIGKILL"):
                 reply.result(LIMIT)
         finally:
             for pid in (*mine, *theirs):
@@ -130,9 +130,9 @@ FULL = """
             return error.errno
     if __name__ == "__main__":
         home = os.environ["PACTOR_DIR"]
-        with Actor(Recorder(), context=context) as actor, Actor(Recorder(), context=context) as other:
-            for each in (actor, other):
-                ask(each.proxy.pid).result(LIMIT)
+        with Actor(Recorder(), context=context) as actor, Actor(Eater(), context=context) as other:
+            ask(actor.proxy.pid).result(LIMIT)
+            ask(other.proxy.eaten).result(LIMIT)
             before = sorted(os.listdir(f"{home}/{os.listdir(home)[0]}"))
             filler = open(f"{home}/filler", "wb", buffering=0)
             while not failed(lambda: filler.write(bytes(4096))):
@@ -144,7 +144,9 @@ FULL = """
                 ask(actor.proxy.repeat, b"x", 100_000).result(LIMIT)
             except RemoteError as error:
                 say(error.type_name, "No space left" in str(error))
-            say(ask(other.proxy.echo, "small").result(LIMIT), ask(actor.proxy.all).result(LIMIT))
+            for _ in range(100):  # for which the mailbox has room already
+                other.proxy.size_of(bytes(1000))
+            say(ask(other.proxy.size_of, bytes(1000)).result(LIMIT), ask(actor.proxy.all).result(LIMIT))
             say(before == sorted(os.listdir(f"{home}/{[*set(os.listdir(home)) - {'filler'}][0]}")))
             os.unlink(f"{home}/filler")
             filler.close()
@@ -155,7 +157,7 @@ FULL = """
 @fault("the disk or /dev/shm is full", "OSError at the call, or the ask's; nothing half made, all else goes on")
 def fill_the_disk(context, tmp_path):
     said, errors = mounted(context, tmp_path, FULL, 'mount -t tmpfs -o size=3m tmpfs "$PACTOR_DIR"')
-    expected = [errno.ENOSPC] * 3 + ["RemoteError True", "small []", True, 100_000]
+    expected = [errno.ENOSPC] * 3 + ["RemoteError True", "1000 []", True, 100_000]
     expected[3] = "OSError True"
     assert "".join(f"{each}\n" for each in expected) == said
     assert "" == errors
