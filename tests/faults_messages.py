@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import pickle
 import signal
 import threading
 
@@ -32,7 +33,7 @@ def send_what_cannot_be_pickled(context, tmp_path):
     with Actor(Recorder(), context=context) as actor:
         for wrong in (lambda: None, threading.Lock(), [bytes(100_000), threading.Lock()]):
             for send in (actor.proxy.note, functools.partial(ask, actor.proxy.note)):
-                with pytest.raises((TypeError, AttributeError)):
+                with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
                     send(wrong)
         assert [] == ask(actor.proxy.all).result(LIMIT) == files_in(actor.proxy)
 
