@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 from mailbox_workers import record
 from support import LIMIT, Recorder
@@ -270,12 +271,14 @@ def fork_sleepers(method):
     """
     thread = threading.Thread(target=time.sleep, args=(0.2,))
     thread.start()
-    pid = os.fork()
-    if not pid:
-        time.sleep(LIMIT)
-        os._exit(0)
-    process = multiprocessing.get_context(method).Process(target=time.sleep, args=(LIMIT,))
-    process.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of newer versions: a fork beside a thread
+        pid = os.fork()
+        if not pid:
+            time.sleep(LIMIT)
+            os._exit(0)
+        process = multiprocessing.get_context(method).Process(target=time.sleep, args=(LIMIT,))
+        process.start()
     child = subprocess.Popen(["sleep", str(LIMIT)], close_fds=False)
     thread.join()
     return process, child, [pid, process.pid, child.pid]

@@ -48,8 +48,10 @@ def kill_a_receiver_that_is_restarted(context, tmp_path):
         pids = set()
         for count in (200, 800, 1_500):
             eventually(lambda: len(recorded(log)) > count)  # noqa: B023
-            pids.add(actor.pid)
-            os.kill(actor.pid, signal.SIGKILL)
+            pid = actor.pid
+            pids.add(pid)
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: actor.pid != pid)  # noqa: B023
         sender.join(LIMIT)
         done = ask(actor.proxy.pid).result(LIMIT)
     numbers = [int(number) for (number,) in recorded(log)]

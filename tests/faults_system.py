@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import tempfile
-import warnings
 
 import pytest
 from fault_actors import Forker, fork_sleepers
@@ -21,8 +20,7 @@ from pactor import Actor, ActorDied, ask
 @fault("user code forks, in the caller and in an actor", "the children hold no mailbox open: a death is still noticed")
 def fork_everywhere(context, tmp_path):
     """By os.fork, Process and subprocess, with threads running."""
-    with Actor(Forker(), context=context) as actor, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of newer versions: a fork beside a thread
+    with Actor(Forker(), context=context) as actor:
         theirs = ask(actor.proxy.fork, context.get_start_method()).result(LIMIT)
         process, child, mine = fork_sleepers(context.get_start_method())
         try:
@@ -57,7 +55,10 @@ def start_without_descriptors(context, tmp_path):
     """In a program, as the fork server of multiprocessing dies of a client without descriptors; the next one works."""
     text = """
         import resource
+        from multiprocessing import forkserver
         def attempt(free):
+            if context.get_start_method() == "forkserver":
+                forkserver.ensure_running()  # or else it is started with that limit, and keeps it
             lowest = os.open("/dev/null", os.O_RDONLY)
             os.close(lowest)
             before = resource.getrlimit(resource.RLIMIT_NOFILE)
