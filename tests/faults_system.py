@@ -145,8 +145,11 @@ FULL = """
                 ask(actor.proxy.repeat, b"x", 100_000).result(LIMIT)
             except RemoteError as error:
                 say(error.type_name, "No space left" in str(error))
-            for _ in range(100):  # for which the mailbox has room already
+            other.proxy.wait_for("gate")
+            reached("gate")
+            for _ in range(50):  # for which the mailbox has room already
                 other.proxy.size_of(bytes(1000))
+            open("gate", "w").close()
             say(ask(other.proxy.size_of, bytes(1000)).result(LIMIT), ask(actor.proxy.all).result(LIMIT))
             say(before == sorted(os.listdir(f"{home}/{[*set(os.listdir(home)) - {'filler'}][0]}")))
             os.unlink(f"{home}/filler")

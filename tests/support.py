@@ -33,7 +33,9 @@ def processes():
         if ancestor == os.getpid():
             with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
                 name = file.read().replace("\0", " ")
-                if "resource_tracker" not in name and ("forkserver" not in name or parent != os.getpid()):
+                # By more than a word: a process that was forked has our arguments, and `-k forkserver` may be one.
+                helper = "multiprocessing.forkserver" in name and parent == os.getpid()
+                if not helper and "multiprocessing.resource_tracker" not in name:
                     yield pid, name
 
 
