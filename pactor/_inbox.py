@@ -132,7 +132,7 @@ class Inbox:
         self._end = offset if hint == _UNKNOWN else max(offset, hint)
         while (size := self._size_at(self._end)) and self._end + size + 2 <= self._capacity:
             self._end += size
-        if hint == _UNKNOWN:
+        if hint == _UNKNOWN or size:  # rubbish, which must not follow later frames
             self._erase(self._end, self._capacity)
         self._words[_END] = self._end
         return self.take() if state == EXECUTING else None

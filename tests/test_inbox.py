@@ -187,6 +187,17 @@ def test_rubbish_does_no_harm_either_where_its_reader_was_killed_before_it_knew_
         bodies(inbox)
 
 
+def test_rubbish_that_was_left_out_is_no_frame_to_later_readers_either(inbox, fifo):
+    """Readers that are killed before they know the end find it by the 0 behind the last frame."""
+    os.write(fifo, frame(0) + b"\xff\xff" + b"\4\0\1\0" * 10)
+    for number, size in [(0, 20), (1, 22)]:
+        inbox.pull()
+        inbox._words[_inbox._END] = 0
+        inbox.recover()
+        assert [body(number, size)] == bodies(inbox)
+        os.write(fifo, frame(number + 1, size + 2))
+
+
 def test_a_system_without_room_is_told_as_oserror_and_costs_nothing(inbox, fifo, path):
     """With the size of files limited, as there is no disk that one may fill everywhere."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
