@@ -31,6 +31,7 @@ class Model:
         self.numbers = itertools.count()
         self.queue = collections.deque()  # the numbers of the items
         self.doubtful = set()  # those that may not be there
+        self.overtaken = set()  # those whose senders went on together, so nobody knows their order
         self.lost = 0  # slots, at most, that killed processes took with them
         self.orphans = 0  # payloads, at most, that killed senders left
 
@@ -135,15 +136,20 @@ class Model:
 
     def match(self, number):
         """An item was got: it is the first in the queue, behind nothing but what may not be there."""
-        while self.queue:
-            first = self.queue.popleft()
-            if first == number:
-                self.doubtful.discard(number)
-                return
-            assert first in self.doubtful
-            self.doubtful.discard(first)
-        (sender,) = (worker for worker in self.waiting("put") if worker.number == number)
-        sender.number = None
+        sender = next((worker for worker in self.waiting("put") if worker.number == number), None)
+        if sender is None:
+            assert number in self.queue, "it was not put, or was got before"
+            earlier = [*itertools.takewhile(lambda each: each != number, self.queue)]
+            self.queue.remove(number)
+        else:  # it has put, and not yet said so
+            earlier = [*self.queue]
+            sender.number = None
+        for each in earlier:
+            if each in self.doubtful:
+                self.queue.remove(each)
+            else:
+                assert each in self.overtaken and (sender or number in self.overtaken), "it overtook another"
+        self.doubtful.difference_update(earlier, [number])
 
     def lose_first(self, sure):
         """Who was killed took the first with it, or one before it that was in doubt."""
@@ -180,11 +186,13 @@ class Model:
         """Gets all that there is, until nobody waits to put and nothing is in doubt."""
         eventually(self.nobody_waits_to_put)
         self.check_got(perform(self.mailbox, "get", sys.maxsize), sys.maxsize)
+        self.overtaken.clear()
 
     def nobody_waits_to_put(self):
         self.check_got(perform(self.mailbox, "get", sys.maxsize), sys.maxsize)
         for worker in self.waiting("put"):
             if worker.connection.poll(0):
+                self.overtaken.add(worker.number)
                 self.take_answer(worker)
         return not self.waiting("put")
 
