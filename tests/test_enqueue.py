@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually
+from support import LIMIT, Counter, Recorder, eventually, reached
 
 from pactor import Actor, Enqueue, ask
+from pactor._slots import ReaderSlots
 
 
 class Selfish(Recorder):
@@ -163,3 +164,38 @@ def test_close_drops_what_is_still_waiting(context):
     with Actor(Selfish(), context=context) as actor:
         actor.proxy.later(1_000)
     assert not actor.is_alive()
+
+
+class Enqueues(Recorder):
+    def enqueue_of_size(self, size):
+        self.enqueue(self.note, bytes(size))
+
+
+@pytest.mark.parametrize("size", [0, 100_000], ids=["small", "large"])
+def test_what_an_actor_sends_itself_frees_no_room_that_others_took(tmp_path, size):
+    gates = [tmp_path / name for name in "abc"]
+    with Actor(Enqueues(), maxsize=3) as actor:
+        actor.wait_for(gates[0])
+        reached(gates[0])
+        actor.enqueue_of_size(size)
+        actor.enqueue_of_size(size)
+        actor.wait_for(gates[1])
+        gates[0].touch()
+        reached(gates[1])
+        # Behind what it has sent itself:
+        actor.wait_for(gates[2])
+        actor.note("one")
+        actor.note("two")
+        gates[1].touch()
+        reached(gates[2])
+        assert 2 == slots_taken(actor, 3)
+        gates[2].touch()
+        assert [bytes(size), bytes(size), "one", "two"] == ask(actor.proxy.all).result(LIMIT)
+
+
+def slots_taken(actor, maxsize):
+    slots = ReaderSlots(actor._mailbox.directory, maxsize)
+    try:
+        return slots.taken()
+    finally:
+        slots.close()
