@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from . import _channel, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
+from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
 from ._enqueue import check_injectable
 from ._errors import ActorError
 
@@ -219,6 +219,8 @@ class Actor(Generic[T]):
                     fd = self._process.sentinel
                 else:
                     stack.callback(os.close, fd)
+                if deadlocks := _current.deadlocks():
+                    stack.enter_context(deadlocks.joining(self._way, deadline))
                 if not _waiting.wait(fd, select.POLLIN, deadline):
                     return False
         with self._lock:

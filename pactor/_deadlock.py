@@ -21,33 +21,41 @@ import contextlib
 import math
 import pickle
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import _wire
 from ._dead_letters import method_of
-from ._errors import ActorError, DeadlockError
+from ._errors import DeadlockError
 
 if TYPE_CHECKING:
+    from ._channel import Channel
     from ._future import Future
     from ._inbox import Inbox
 
 
-class Wait:
-    """The actor's thread waits for a reply."""
+#: Stands for the number of an ask where an owner waits for the end of its actor.
+_END = (1 << 64) - 1
 
-    def __init__(self, future: Future[Any], deadline: float | None) -> None:
-        self.future = future
+
+class Wait:
+    """The actor's thread waits for a reply, or for the end of an actor that it owns."""
+
+    def __init__(self, way: Channel, asker: str, number: int, deadline: float | None) -> None:
+        self.way = way
+        self.asker = asker.encode()
+        self.number = number
         self.deadline = math.inf if deadline is None else deadline
         self.next_probe = 0.0  # on the monotonic clock
         self.pause = Deadlocks.PATIENCE
-        self.circle: list[tuple[str, str, str]] = []  #: who waits for which method of whom
+        self.circle: list[tuple[str, str, str]] = []  #: who waits for what of whom
 
     def check(self) -> None:
         """Raises DeadlockError if the reply can't come."""
         if self.circle:
             raise DeadlockError(
                 "actors wait for each other: "
-                + ", ".join(f"{waiter!r} for {method}() of {other!r}" for waiter, method, other in self.circle)
+                + ", ".join(f"{waiter!r} for {what} of {other!r}" for waiter, what, other in self.circle)
                 + "; one of them must go on without that reply: tell instead of ask, or ask and wait elsewhere"
             )
 
@@ -64,9 +72,16 @@ class Deadlocks:
         self._inbox = inbox
         self._waits: list[Wait] = []  # the innermost, where it is at, comes last
 
+    def waiting(self, future: Future[Any], deadline: float | None) -> contextlib.AbstractContextManager[Wait]:
+        """For as long as the actor's thread waits for a reply."""
+        return self._waiting(Wait(future._way, future._replies.mailbox, future._number, deadline))
+
+    def joining(self, way: Channel, deadline: float | None) -> contextlib.AbstractContextManager[Wait]:
+        """The same for the end of an actor. It sends no probes: one that asks is in every circle, and does."""
+        return self._waiting(Wait(way, self._mailbox, _END, deadline))
+
     @contextlib.contextmanager
-    def waiting(self, future: Future[Any], deadline: float | None) -> Any:
-        wait = Wait(future, deadline)
+    def _waiting(self, wait: Wait) -> Iterator[Wait]:
         self._waits.append(wait)
         try:
             yield wait
@@ -79,7 +94,7 @@ class Deadlocks:
         if now >= wait.next_probe:
             wait.next_probe = now + wait.pause
             wait.pause *= 2
-            self._send(wait, (self._mailbox, wait.future._number, math.inf, [], [self._mailbox]))
+            self._send(wait, (self._mailbox, wait.number, math.inf, [], [self._mailbox]))
 
     def look(self, new: int) -> None:
         """Looks for probes in the last so many bytes of the inbox."""
@@ -92,29 +107,29 @@ class Deadlocks:
     def _receive(self, probe: tuple[Any, ...], waiter: str, asker: bytes, number: int) -> None:
         origin, origins_number, earliest, circle, visited = probe
         wait = self._waits[-1]
-        method = self._owes(asker, number)
-        if method is None:
+        what = self._owes(asker, number)
+        if what is None:
             return
-        circle = [*circle, (waiter, method, self._name)]
+        circle = [*circle, (waiter, what, self._name)]
         if origin == self._mailbox:
-            if origins_number == wait.future._number and earliest >= wait.deadline:
+            if origins_number == wait.number and earliest >= wait.deadline:
                 wait.circle = circle
         elif self._mailbox not in visited:
             self._send(wait, (origin, origins_number, min(earliest, wait.deadline), circle, [*visited, self._mailbox]))
             wait.next_probe = min(wait.next_probe, time.monotonic() + self.PATIENCE)
 
     def _send(self, wait: Wait, probe: tuple[Any, ...]) -> None:
-        future = wait.future
-        asker = future._replies.mailbox.encode()
-        body = pickle.dumps((probe, self._name, asker, future._number))
+        body = pickle.dumps((probe, self._name, wait.asker, wait.number))
         if _wire.HEADER_SIZE + len(body) <= _wire.MAX_FRAME:
-            with contextlib.suppress(ActorError):
-                future._way.try_send(_wire.frame(_wire.PROBE, b"", body))
+            # Where there is no room the next one may find some. The way may be closed for messages already.
+            _wire.write_now(wait.way.file, _wire.frame(_wire.PROBE, b"", body))
 
     def _owes(self, asker: bytes, number: int) -> str | None:
-        """The method of an ask that is here and has not been answered."""
+        """What this actor can't give while it waits: the reply to an ask that is here, unanswered, or its end."""
+        if number == _END:
+            return "the end"
         head = _wire.ASK_HEAD.pack(number, len(asker)) + asker
         for kind, body in self._inbox.unfinished():
             if kind & _wire.KIND == _wire.ASK and body.startswith(head):
-                return method_of(self._mailbox, kind, body) or "?"
+                return f"{method_of(self._mailbox, kind, body)}()"
         return None

@@ -6,6 +6,7 @@ import array
 import concurrent.futures
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import pickle
 import random
@@ -238,15 +239,22 @@ class Late(Node):
         return 1
 
 
-class Way:
-    """Takes down what is sent."""
+class Parent(Node):
+    """Waits for the end of an actor that asks it."""
 
-    def __init__(self):
-        self.sent = []
+    def has_child(self, method):
+        with Actor(Node(current_actor().proxy), name="child", context=multiprocessing.get_context(method)) as child:
+            self.answer = ask(child.proxy.try_value)
 
-    def try_send(self, frame):
-        self.sent.append(frame)
-        return True
+    def what_the_child_was_told(self):
+        return self.answer.result(LIMIT)[0]
+
+
+def test_a_child_that_asks_the_one_who_waits_for_its_end_is_told(context):
+    with Actor(Parent(), context=context, name="parent") as parent:
+        parent.proxy.has_child(context.get_start_method())
+        text = ask(parent.proxy.what_the_child_was_told).result(LIMIT)
+        assert "'child' for value() of 'parent', 'parent' for the end of 'child'" in text
 
 
 class Party:
@@ -260,7 +268,8 @@ class Party:
         _inbox.create(f"{self.mailbox}/inbox", self.fd)
         self.inbox = _inbox.Inbox(f"{self.mailbox}/inbox", self.fd)
         self.deadlocks = Deadlocks(self.mailbox, name, self.inbox)
-        self.way = Way()
+        self.reader, writer = os.pipe()
+        self.way = types.SimpleNamespace(file=writer)
         self.stack = contextlib.ExitStack()
 
     def waits(self, number, deadline=None):
@@ -278,11 +287,23 @@ class Party:
         self.inbox.take()
         self.inbox.finish()
 
+    def sent(self):
+        """The probes that it has sent since."""
+        os.set_blocking(self.reader, False)
+        try:
+            return os.read(self.reader, 10_000)
+        except BlockingIOError:
+            return b""
+
     def gets(self, frames):
-        for frame in frames:
-            os.write(self.fd, frame)
-            self.deadlocks.look(self.inbox.pull())
-        frames.clear()
+        os.write(self.fd, frames)
+        self.deadlocks.look(self.inbox.pull())
+
+    def close(self):
+        self.stack.close()
+        self.inbox.close()
+        for fd in (self.fd, self.reader, self.way.file):
+            os.close(fd)
 
 
 @pytest.fixture
@@ -290,9 +311,7 @@ def parties(tmp_path):
     made = [Party(tmp_path, name) for name in "ab"]
     yield made
     for party in made:
-        party.stack.close()
-        party.inbox.close()
-        os.close(party.fd)
+        party.close()
 
 
 def _go_around(parties, deadlines, answered=None):
@@ -304,8 +323,8 @@ def _go_around(parties, deadlines, answered=None):
     if answered is not None:
         parties[answered].answers()
     a.deadlocks.probe(waits[0])
-    b.gets(a.way.sent)
-    a.gets(b.way.sent)
+    b.gets(a.sent())
+    a.gets(b.sent())
     return bool(waits[0].circle)
 
 
@@ -324,14 +343,14 @@ def test_a_probe_ends_where_the_ask_was_answered(parties, answered):
 
 def test_a_probe_of_an_earlier_wait_tells_nobody(parties):
     a, b = parties
-    with a.deadlocks.waiting(types.SimpleNamespace(_number=6), None):
+    with a.deadlocks.waiting(types.SimpleNamespace(_number=6, _way=a.way, _replies=a), None):
         later = a.waits(7)
         b.waits(7)
         b.is_asked_by(a, 7)
         a.is_asked_by(b, 7)
         a.deadlocks.probe(later)
-        b.gets(a.way.sent)
-        frames = list(b.way.sent)
+        b.gets(a.sent())
+        frames = b.sent()
         inner = a.waits(8)  # in a callback, say
         a.gets(frames)
         assert not later.circle and not inner.circle
@@ -343,15 +362,15 @@ def test_a_probe_that_comes_by_has_one_sent_soon(parties):
     for _ in range(10):
         waits[1].next_probe = 0
         b.deadlocks.probe(waits[1])  # they are sent less and less often
-    b.way.sent.clear()
+    b.sent()
     b.is_asked_by(a, 7)
     a.deadlocks.probe(waits[0])
-    b.gets(a.way.sent)
+    b.gets(a.sent())
     assert waits[1].next_probe <= time.monotonic() + 2 * Deadlocks.PATIENCE
 
 
 @pytest.mark.parametrize("body", [b"", b"rubbish", pickle.dumps(3), pickle.dumps(((1, 2, 3, 4, 5), "a", b"b", 3))])
 def test_what_is_no_probe_is_ignored(parties, body):
     wait = parties[0].waits(7)
-    parties[0].gets([_wire.frame(_wire.PROBE, b"", body)])
+    parties[0].gets(_wire.frame(_wire.PROBE, b"", body))
     assert not wait.circle
