@@ -147,7 +147,7 @@ FULL = """
                 say(error.type_name, "No space left" in str(error))
             other.proxy.wait_for("gate")
             reached("gate")
-            for _ in range(50):  # for which the mailbox has room already
+            for _ in range(40):  # for which the mailbox has room already
                 other.proxy.size_of(bytes(1000))
             open("gate", "w").close()
             say(ask(other.proxy.size_of, bytes(1000)).result(LIMIT), ask(actor.proxy.all).result(LIMIT))
