@@ -12,7 +12,7 @@ Rules:
 1. One message at a time, in the order of their arrival. What a method raises concerns its asker, or `on_failure`,
    never the messages behind it.
 2. A reply waits for nobody: where the asker's FIFO is full, it is kept here and sent when there is room.
-3. The process outlives its owner by the message in execution at most.
+3. The process outlives its owner by the message in execution, and those of the 0.05 s between two looks.
 4. At the end comes first the note that says why, then the end of reading: who learns of the one finds the other.
 """
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _ending, _owned
+from ._ending import Ending
+from ._log import log
 from ._loop import Loop, Stop
+from ._telling import said
 
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
@@ -19,7 +24,10 @@ def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner
     """What an actor's process does from its start to its end."""
     ending, exitcode = _ending.CLOSED, 0
     signal.set_wakeup_fd(-1)  # a forked process has its parent's, which would hear of its signals
-    loop = Loop(mailbox, name, on_failure, owner)
+    try:
+        loop = Loop(mailbox, name, on_failure, owner)
+    except OSError as error:
+        _give_up(mailbox, name, error)
     try:
         try:
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -43,6 +51,16 @@ def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner
         _owned.stop_all()
     if exitcode:
         raise SystemExit(exitcode)
+
+
+def _give_up(mailbox: Mailbox[Any], name: str, error: OSError) -> NoReturn:
+    """There is no descriptor or no memory left; or no mailbox, as the owner is gone already, and nobody to be told."""
+    if os.path.isdir(mailbox.directory):
+        log.error("actor %r (process %d) could not start", name, os.getpid(), exc_info=error)
+        with contextlib.suppress(OSError):
+            _ending.write(mailbox.directory, Ending(False, f"could not start: {said(error)}", failed=True))
+    mailbox.stop_reading()
+    sys.exit(1)
 
 
 def take_sigterm(handler: Callable[..., object]) -> None:

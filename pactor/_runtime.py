@@ -186,6 +186,7 @@ def unlink(path: str) -> None:
 
 def _make() -> Home:
     base = os.path.abspath(os.environ.get(VARIABLE) or _base())
+    _check_base(base)
     _sweep(base)
     while True:
         path = f"{base}/{_mine()}{os.urandom(8).hex()}"
@@ -197,6 +198,16 @@ def _make() -> Home:
         except BaseException:
             os.rmdir(path)
             raise
+
+
+def _check_base(base: str) -> None:
+    """Raises PermissionError where another user could rename what is in there, and put his own in its place."""
+    status = os.stat(base)
+    everyones = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+    if everyones or status.st_uid not in (0, os.geteuid()):
+        raise PermissionError(
+            f"{base} is open to other users: refusing to trust what is in it ({VARIABLE} names a place)"
+        )
 
 
 def _base() -> str:

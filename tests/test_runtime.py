@@ -424,3 +424,21 @@ def test_mailboxes_of_two_homes_can_be_held_at_once(base):
     assert [os.path.basename(other.path)] == names(base)
     _runtime._leave(_runtime._homes[other.path])
     assert [] == names(base)
+
+
+def test_a_place_where_others_may_rename_it_is_refused(base, monkeypatch):
+    monkeypatch.setenv(_runtime.VARIABLE, str(base))
+    base.chmod(0o777)
+    with pytest.raises(PermissionError, match="PACTOR_DIR"):
+        _runtime._make()
+    assert [] == names(base)
+    base.chmod(0o1777)  # as /tmp is
+    _runtime._make().release()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_place_of_another_user_is_refused(base, monkeypatch):
+    monkeypatch.setenv(_runtime.VARIABLE, str(base))
+    os.chown(base, 1, -1)
+    with pytest.raises(PermissionError, match="PACTOR_DIR"):
+        _runtime._make()
