@@ -78,10 +78,10 @@ def raise_what_cannot_travel(context, tmp_path):
 def ends(context, message, kind, text, exitcode):
     """What a method does ends the actor: who asked, and those behind, learn of it as they should."""
     with Actor(Fails(), context=context, name="victim") as actor:
-        first, behind = message(actor.proxy), ask(actor.proxy.echo)
-        for future in (first, behind):
+        first = message(actor.proxy)
+        for reply in (first.result, lambda _: ask(actor.proxy.echo).result(LIMIT)):
             with pytest.raises(kind, match=f"'victim' .*{text}"):
-                future.result(LIMIT)
+                reply(LIMIT)
         assert actor.join(LIMIT)
         assert exitcode == actor.exitcode
 

@@ -240,7 +240,8 @@ def soak(context, tmp_path):
             what = rounds if rounds < 5 else choice.randrange(5)
             consumer, place = choice.choice(consumers), choice.randrange(len(producers))
             if what == 0:
-                os.kill(consumer.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it is just being restarted
+                    os.kill(consumer.pid, signal.SIGKILL)
             elif what == 1:
                 pid = consumer.pid
                 consumer.proxy.take_and_die(rounds)
@@ -255,9 +256,10 @@ def soak(context, tmp_path):
                 producers[place] = start_producer()
             else:
                 pid = consumer.pid
-                os.kill(pid, signal.SIGSTOP)
-                eventually(lambda: is_stopped(pid))  # noqa: B023
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # the same
+                    os.kill(pid, signal.SIGSTOP)
+                    eventually(lambda: is_stopped(pid))  # noqa: B023
+                    os.kill(pid, signal.SIGCONT)
             eventually(lambda: all(now > then + 100 for now, then in zip(progress(), before, strict=True)))  # noqa: B023
             rounds += 1
             if rounds == 5:
