@@ -157,6 +157,7 @@ class Actor(Generic[T]):
 
     @property
     def name(self) -> str:
+        """What it is called in errors and in the log, and its process in lists of them."""
         return self._name
 
     @property
@@ -188,7 +189,8 @@ class Actor(Generic[T]):
     def close(self) -> None:
         """Has the actor end when it has executed what is queued now. Returns at once; more calls do nothing.
 
-        From here on, sending to it raises ActorClosed; in other processes, at the latest when it has ended.
+        From here on, sending to it raises ActorClosed; in other processes, at the latest when it has ended. Raises
+        ActorError in another process than the owner.
         """
         self._check_owner()
         with self._lock:
@@ -203,18 +205,19 @@ class Actor(Generic[T]):
                 _inbox.close_when_read(f"{self._mailbox.directory}/inbox")
                 self._way.try_send(end)
             self._way.end(_ending.CLOSED)
-            self.signal(0)
+            if self._supervisor:
+                self._signal(0)
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the process has ended, for at most ``timeout`` seconds; returns whether it has.
 
-        Replies that it still sends are received meanwhile.
+        Replies that it still sends are received meanwhile. Raises ActorError in another process than the owner.
         """
         self._check_owner()
         deadline = _waiting.deadline_in(timeout)
         if self.exitcode is None:
             with contextlib.ExitStack() as stack:
-                fd = _waiting.open_process(self.pid)
+                fd = _waiting.open_process(self._process.pid)  # a supervisor's: its actor's end is not the end
                 if fd is None:
                     fd = self._process.sentinel
                 else:
@@ -229,9 +232,12 @@ class Actor(Generic[T]):
         return True
 
     def kill(self) -> None:
-        """Ends the process at once, with SIGKILL. What is queued is lost."""
+        """Ends the process at once, with SIGKILL, also one that would be restarted. What is queued is lost.
+
+        Raises ActorError in another process than the owner.
+        """
         self._check_owner()
-        self.signal(signal.SIGKILL)
+        self._signal(signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self
@@ -240,7 +246,7 @@ class Actor(Generic[T]):
         if os.getpid() != self._owner:
             return  # a forked child leaves the block too
         self.close()
-        self.see_off(kind is not None and issubclass(kind, KeyboardInterrupt))
+        self._see_off(kind is not None and issubclass(kind, KeyboardInterrupt))
 
     def __getattr__(self, name: str) -> Any:
         if "_proxy" not in self.__dict__:  # half made
@@ -260,7 +266,7 @@ class Actor(Generic[T]):
         if os.getpid() != self._owner:
             raise ActorError(f"the Actor {self._name!r} belongs to process {self._owner}, which made it")
 
-    def signal(self, number: int) -> None:
+    def _signal(self, number: int) -> None:
         """Sends the actor's process a signal; 0 is but word that the actor is closed."""
         with self._lock:  # nobody reaps it in between
             if self.exitcode is not None:
@@ -269,13 +275,14 @@ class Actor(Generic[T]):
                 with contextlib.suppress(ProcessLookupError):  # a fork server reaps its processes itself
                     os.kill(self._process.pid, number)
             else:
-                os.write(self._supervisor.fileno(), bytes([number]))
+                with contextlib.suppress(BrokenPipeError):  # it is about to end
+                    os.write(self._supervisor.fileno(), bytes([number]))
 
-    def see_off(self, interrupted: bool) -> None:
+    def _see_off(self, interrupted: bool) -> None:
         """Waits for the end; after Ctrl-C, not for the end of long methods."""
         # The actor had a SIGINT too, but Python notices one that comes right before a sleep only behind it.
         while not self.join(_INTERRUPT_AGAIN if interrupted else None):
-            self.signal(signal.SIGINT)
+            self._signal(signal.SIGINT)
 
     def _bury(self) -> None:
         """Notes how it ended, once it has, and removes its mailbox."""

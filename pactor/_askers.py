@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
+import os
 import pickle
 import select
 import struct
@@ -17,8 +19,8 @@ from . import _runtime, _waiting, _wire
 from ._channel import Channel, channel
 from ._errors import ActorError
 
-#: Where an actor that is restarted keeps replies, in its mailbox.
-JOURNAL = "journal"
+#: Where an actor that is restarted keeps replies, in its mailbox: a file an asker.
+_JOURNAL = "journal."
 #: Askers whose mailboxes are kept open.
 _MAX_OPEN = 32
 
@@ -29,12 +31,14 @@ _REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
 class Askers:
     """The ways to the askers; ``poll`` is what the actor waits with.
 
-    ``journal`` is for an actor that is restarted: a file that has what is kept, for when the process is killed.
+    An actor that is restarted gives its ``mailbox``: what is kept is also written down there, for when it is killed.
     """
 
-    def __init__(self, poll: select.poll, journal: str | None = None) -> None:
+    def __init__(self, poll: select.poll, mailbox: str | None = None) -> None:
         self._poll = poll
-        self._journal = journal
+        self._mailbox = mailbox
+        self._journals: dict[bytes, str] = {}
+        self._numbers = itertools.count()
         self._ways: dict[bytes, Channel] = {}
         self._unsent: dict[bytes, collections.deque[bytes]] = {}
 
@@ -54,10 +58,15 @@ class Askers:
         except ActorError:
             self._part(asker)  # nobody waits any more
 
-    def take_over(self, journal: str) -> None:
+    def take_over(self, mailbox: str) -> None:
         """Sends the replies that a killed process kept. Some may have been sent: an asker takes only the first."""
+        for name in os.listdir(mailbox):
+            if name.startswith(_JOURNAL):
+                self._take_over(f"{mailbox}/{name}")
+
+    def _take_over(self, journal: str) -> None:
         # The last one may be torn; then its message counts as being executed.
-        with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError), open(journal, "rb") as file:
+        with contextlib.suppress(EOFError, pickle.UnpicklingError), open(journal, "rb") as file:
             _runtime.unlink(journal)
             while True:
                 asker, frame = pickle.load(file)
@@ -92,8 +101,9 @@ class Askers:
             self._unsent[asker] = collections.deque()
             self._poll.modify(way.file, select.POLLOUT)
         self._unsent[asker].append(frame)
-        if self._journal:
-            with open(self._journal, "ab", buffering=0) as file:
+        if self._mailbox:
+            journal = self._journals.setdefault(asker, f"{self._mailbox}/{_JOURNAL}{next(self._numbers)}")
+            with open(journal, "ab", buffering=0) as file:
                 file.write(pickle.dumps((asker, frame)))
 
     def _send_rest(self, asker: bytes, way: Channel) -> None:
@@ -102,9 +112,7 @@ class Askers:
             frames.popleft()
         if frames:
             return
-        self._unsent.pop(asker, None)
-        if self._journal and not self._unsent:
-            _runtime.unlink(self._journal)
+        self._forget(asker)
         self._poll.modify(way.file, 0)
         if frames is None:  # there was nothing to send: it has ended
             way.fail()
@@ -123,8 +131,13 @@ class Askers:
                 self._poll.unregister(self._ways.pop(idle).file)
         return way
 
-    def _part(self, asker: bytes) -> None:
+    def _forget(self, asker: bytes) -> None:
         self._unsent.pop(asker, None)
+        if journal := self._journals.pop(asker, None):
+            _runtime.unlink(journal)
+
+    def _part(self, asker: bytes) -> None:
+        self._forget(asker)
         way = self._ways.pop(asker, None)
         if way is not None:
             self._poll.unregister(way.file)

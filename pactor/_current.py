@@ -52,15 +52,16 @@ def watch(proxy: Any, method: Callable[[Any, ActorError], object], /) -> None:
 
     ``method`` is one of the wrapped object's; the call is a message behind what is queued. ``reason`` is the error that
     asks to that actor end with: ActorClosed where it was closed, ActorDied else. An actor that is restarted has not
-    ended. One that has ended already is told of at once.
+    ended. One that has ended already is told of at once. The watch ends with the process that watches: an actor that is
+    restarted begins again, in ``on_start``.
 
     Raises RuntimeError outside of actors (there, `Actor.join` waits for the end, and asks end with it), TypeError and
     ValueError for arguments that can't be right, and OSError where there is no descriptor left.
 
     The semantics are those of Erlang's monitors.
     """
-    if _loop is None:
-        raise RuntimeError("watch() works inside of an actor; elsewhere join() waits for the end of one")
+    if _loop is None or _loop.current is None:
+        raise RuntimeError("watch() works inside of an actor, from on_start() on; elsewhere join() waits for an end")
     if not isinstance(proxy, Proxy):
         raise TypeError(f"watch() takes a proxy, as in watch(actor.proxy, self.ended), not {proxy!r}")
     _loop.watch(proxy, method)

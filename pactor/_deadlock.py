@@ -7,8 +7,8 @@ An actor whose method waits for a reply for a while sends a probe behind its ask
 2. A probe that comes back has gone around a circle. Each one in it waited when the probe came by, and for one that
    came by later and had not answered: so all of them wait now, and for each other. That is no guess, however slow the
    machine is.
-3. A wait that times out breaks the circle. So the error is for the one that would have to wait longest for that: it
-   takes a probe for true if nobody else in the circle gives up earlier than itself.
+3. A wait that times out breaks the circle, and the others are answered. So the error is for the one that gives up
+   first: it takes a probe for true if nobody else in the circle gives up earlier than itself.
 4. The last one to begin to wait finds the circle closed, so a probe is sent but seldom: after 0.1 s, 0.2 s, 0.4 s and
    so on; and once more when another's probe comes by, for that may be the last one's.
 
@@ -50,6 +50,10 @@ class Wait:
         self.pause = Deadlocks.PATIENCE
         self.circle: list[tuple[str, str, str]] = []  #: who waits for what of whom
 
+    def has_news(self, until: float) -> bool:
+        """Whether there is something to do before that moment."""
+        return bool(self.circle) or self.next_probe < until
+
     def check(self) -> None:
         """Raises DeadlockError if the reply can't come."""
         if self.circle:
@@ -82,11 +86,12 @@ class Deadlocks:
 
     @contextlib.contextmanager
     def _waiting(self, wait: Wait) -> Iterator[Wait]:
-        self._waits.append(wait)
         try:
+            self._waits.append(wait)
             yield wait
         finally:
-            self._waits.remove(wait)
+            if wait in self._waits:  # or else an exception of a signal handler came first
+                self._waits.remove(wait)
 
     def probe(self, wait: Wait) -> None:
         """Sends a probe, when it is time for one."""

@@ -22,11 +22,14 @@ from ._errors import ActorClosed, ActorDied, ActorError, RemoteTraceback
 class Ending:
     """Why an actor takes no more messages."""
 
-    def __init__(self, closed: bool, reason: str, traceback: str = "", failed: bool = False) -> None:
+    def __init__(
+        self, closed: bool, reason: str, traceback: str = "", failed: bool = False, started: bool = True
+    ) -> None:
         self.closed = closed  #: it was asked to end
         self.reason = reason  #: reads on after "actor 'x' "
         self.traceback = traceback  #: of the exception that ended it
         self.failed = failed  #: a restart is the remedy
+        self.started = started  #: it came to its first message
 
     def error(self, name: str) -> ActorError:
         error = (ActorClosed if self.closed else ActorDied)(f"actor {name!r} {self.reason}")
@@ -56,8 +59,13 @@ def of_exit(exitcode: int, pid: int, mailbox: str) -> Ending:
     return Ending(False, f"died: process {pid} {_how(exitcode)}{doing}", failed=True)
 
 
+def unsupervised(pid: int) -> Ending:
+    """The ending of an actor that comes to miss its supervisor."""
+    return Ending(False, f"ended, as its supervisor, process {pid}, is gone")
+
+
 def of_supervisor(exitcode: int, pid: int) -> Ending:
-    """The ending of an actor whose supervisor left no note: it ends behind its message."""
+    """The same, as the owner sees it."""
     return Ending(False, f"ended, as its supervisor, process {pid}, {_how(exitcode)}")
 
 
@@ -121,6 +129,12 @@ def _exitcode_of_zombie(pid: int) -> int | None:
 
 
 _left: collections.deque[str] = collections.deque()
+
+
+def forget() -> None:
+    """Removes the notes that this process left: it has failed, and will not be there to remove them."""
+    while _left:
+        _runtime.remove(_left.popleft())
 
 
 def leave(mailbox: str, ending: Ending) -> None:

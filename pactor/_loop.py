@@ -32,8 +32,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _channel, _current, _dead_letters, _ending, _proxy, _runtime, _waiting, _wire
-from ._askers import JOURNAL, Askers
+from . import _channel, _current, _dead_letters, _ending, _inbox, _proxy, _runtime, _waiting, _wire
+from ._askers import Askers
 from ._deadlock import Deadlocks
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, Timer, inject
@@ -44,6 +44,8 @@ from ._telling import portable, said, shown, traceback_of, without_loop
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
     from ._proxy import Proxy
+
+    _Watch = tuple[Proxy, Callable[..., object]]
 
 #: How long messages in a row may take before the loop looks whether the owner is alive, and waiting replies have room,
 #: in seconds.
@@ -73,14 +75,17 @@ class Loop:
         self._name = name
         self._on_failure = on_failure
         self._owner = owner
+        self._orphaned = _ending.unsupervised(owner) if on_failure == RESTART else _ending.ORPHANED
         self._inbox = mailbox.open_inbox()
         self._inbox.recover()
+        _inbox.set_reader(f"{mailbox.directory}/inbox", os.getpid())  # before it can answer: its starter may be slower
         self._own = _channel.channel(mailbox.directory, name)
         self._own.open_as_reader()
         self.thread = threading.get_ident()
         self.deadlocks = Deadlocks(mailbox.directory, name, self._inbox)
         self.current: _current.CurrentActor | None = None
-        self._watches: dict[int, list[tuple[Proxy, Callable[..., None]]]] = {}
+        self._watches: dict[int, list[_Watch]] = {}  # by the descriptor of the way
+        self._ended: dict[bytes, tuple[_Watch, Exception]] = {}  # by what its message holds
         self._terminated = False
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_numbers = itertools.count()
@@ -89,7 +94,7 @@ class Loop:
         self._patience = _waiting.Patience()
         self._poll = select.poll()
         self._poll.register(mailbox.fifo, select.POLLIN)
-        self._askers = Askers(self._poll, f"{mailbox.directory}/{JOURNAL}" if on_failure == RESTART else None)
+        self._askers = Askers(self._poll, mailbox.directory if on_failure == RESTART else None)
         self._owner_fd = _waiting.open_process(owner)
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
@@ -115,7 +120,7 @@ class Loop:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True)
+            ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True, started=False)
             log.error("actor %r (process %d) could not start", self._name, os.getpid(), exc_info=error)
             raise Stop(ending, 1) from None
 
@@ -179,18 +184,17 @@ class Loop:
     def watch(self, proxy: Proxy, method: Callable[..., object]) -> None:
         """Has the method called when the other actor has ended."""
         assert self.current is not None
-        call = self.current.enqueue.method(method)
-        call.__check__(self.current.proxy, proxy, None)  # type: ignore[attr-defined]
+        self.current.enqueue.method(method).__check__(self.current.proxy, proxy, None)  # type: ignore[attr-defined]
         way = proxy.__channel__
         if way is self._own:
             raise ValueError("an actor can't watch its own end; it has on_stop()")
         try:
             way.open()
         except ActorError as reason:
-            call(proxy, reason)
+            self._announce((proxy, method), reason)
             return
         watches = self._watches.setdefault(way.file, [])
-        watches.append((proxy, call))
+        watches.append((proxy, method))
         if len(watches) == 1:
             self._poll.register(way.file, 0)  # only its end, which is always reported
             self._nudge()
@@ -210,11 +214,11 @@ class Loop:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
         if not (ending.failed and self._on_failure == RESTART):  # or else the supervisor sees to what is left
             self._askers.end(_LINGER)  # before the end of reading, at which the askers give up
-            if ending not in (_ending.INTERRUPTED, _ending.ORPHANED):  # the end of the program is no news
+            if ending not in (_ending.INTERRUPTED, self._orphaned):  # the end of the program is no news
                 _dead_letters.bury(self._mailbox.directory, self._inbox, f"actor {self._name!r} {ending.reason}")
         _waiting.readers.remove(self)
         self._mailbox.stop_reading()
-        if ending is _ending.ORPHANED:
+        if ending is self._orphaned:
             _ending.leave(self._mailbox.directory, ending)
 
     # A reader for whoever waits in this process, see _waiting.
@@ -241,6 +245,8 @@ class Loop:
             self._tell(kind, body)
         elif kind & _wire.KIND == _wire.ASK:
             self._answer(kind, body)
+        elif kind & _wire.KIND == _wire.ENDED:
+            self._hear(body)
 
     def _tell(self, kind: int, body: bytes) -> None:
         try:
@@ -309,7 +315,7 @@ class Loop:
         )
         if self._on_failure != "resume":
             reason = f"stopped: {name}() raised {said(error)}"
-            raise Stop(Ending(False, reason, traceback_of(error), failed=True), 1) from None
+            raise Stop(Ending(False, reason, traceback_of(error), failed=not self._terminated), 1) from None
 
     def _wait(self) -> None:
         """Waits for something to do."""
@@ -343,11 +349,11 @@ class Loop:
         for fd, _ in self._poll.poll(0):
             self._notice(fd)
         if self._owner_fd is None and not _waiting.is_running(self._owner):
-            raise Stop(_ending.ORPHANED, 1)
+            raise Stop(self._orphaned, 1)
 
     def _notice(self, fd: int) -> None:
         if fd == self._owner_fd:
-            raise Stop(_ending.ORPHANED, 1)
+            raise Stop(self._orphaned, 1)
         if fd in self._watches:
             self._tell_end(fd)
         elif fd != self._fifo:
@@ -357,11 +363,25 @@ class Loop:
 
     def _tell_end(self, fd: int) -> None:
         self._poll.unregister(fd)
-        for proxy, call in self._watches.pop(fd):
-            way = proxy.__channel__
+        for watch in self._watches.pop(fd):
+            way = watch[0].__channel__
             way.end()
             assert way.ending is not None
-            call(proxy, way.ending.error(way.name))
+            self._announce(watch, way.ending.error(way.name))
+
+    def _announce(self, watch: _Watch, reason: Exception) -> None:
+        # Only a token goes through the mailbox: after a restart nobody watches any more, and knows it.
+        token = os.urandom(8)
+        self._ended[token] = watch, reason
+        self._own.send(_wire.frame(_wire.ENDED | _wire.OWN, b"", token))
+
+    def _hear(self, token: bytes) -> None:
+        if token in self._ended:
+            (proxy, method), reason = self._ended.pop(token)
+            try:
+                method(proxy, reason)
+            except BaseException as error:
+                self._failed(method.__name__, error)
 
     def _nudge(self) -> None:
         _wire.write_now(self._own.file, _wire.NUDGE_FRAME)  # where there is no room it will wake anyway

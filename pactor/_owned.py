@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from . import _ending
+
 if TYPE_CHECKING:
     from ._actor import Actor
 
@@ -44,7 +46,7 @@ def _close_all() -> None:
     while _running:  # a thread may go on making some
         actor = _running[-1]
         actor.close()
-        actor.see_off(interrupted)
+        actor._see_off(interrupted)
 
 
 def stop_all() -> None:
@@ -54,12 +56,13 @@ def stop_all() -> None:
     """
     actors = _running[::-1]
     for actor in actors:
-        actor.signal(signal.SIGTERM)
+        actor._signal(signal.SIGTERM)
     deadline = time.monotonic() + _STOPPED
     for actor in actors:
         if not actor.join(max(0, deadline - time.monotonic())):
             actor.kill()
             actor.join()
+    _ending.forget()
 
 
 def _after_fork() -> None:

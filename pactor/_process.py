@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._mailbox import Mailbox
 
 
-def main(mailbox: Mailbox[Any], name: str, target: bytes, on_failure: str, owner: int) -> None:
+def main(mailbox: Mailbox[Any], name: str, target: object, on_failure: str, owner: int) -> None:
     """What an actor's process does from its start to its end."""
     ending, exitcode = _ending.CLOSED, 0
     signal.set_wakeup_fd(-1)  # a forked process has its parent's, which would hear of its signals
@@ -58,7 +58,9 @@ def _give_up(mailbox: Mailbox[Any], name: str, error: OSError) -> NoReturn:
     if os.path.isdir(mailbox.directory):
         log.error("actor %r (process %d) could not start", name, os.getpid(), exc_info=error)
         with contextlib.suppress(OSError):
-            _ending.write(mailbox.directory, Ending(False, f"could not start: {said(error)}", failed=True))
+            _ending.write(
+                mailbox.directory, Ending(False, f"could not start: {said(error)}", failed=True, started=False)
+            )
     mailbox.stop_reading()
     sys.exit(1)
 

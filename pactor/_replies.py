@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pickle
@@ -114,7 +115,9 @@ class Replies:
             with deadlocks.waiting(future, deadline) as wait:
                 while deadline is None or time.monotonic() < deadline:
                     deadlocks.probe(wait)
-                    if self._wait(future, _waiting.earlier(deadline, wait.next_probe), lambda: bool(wait.circle)):
+                    soon = wait.next_probe
+                    news = functools.partial(wait.has_news, soon)
+                    if self._wait(future, _waiting.earlier(deadline, soon), news):
                         return
                     wait.check()
 

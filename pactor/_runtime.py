@@ -142,7 +142,8 @@ def new_replies(neighbour: str) -> str:
     """Makes a directory for the replies to this process, which asks ``neighbour`` first."""
     if _own is None:
         return home(None if _homes else neighbour).new_mailbox()
-    path = f"{_own}/replies"
+    # Its address is no earlier process's: late replies to that one must not come here.
+    path = f"{_own}/replies.{os.urandom(8).hex()}"
     os.mkdir(path, 0o700)
     return path
 

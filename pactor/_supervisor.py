@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import _dead_letters, _ending, _inbox, _process, _runtime, _waiting, _wire
-from ._askers import JOURNAL, Askers
+from ._askers import Askers
 from ._ending import Ending
 from ._errors import ActorDied
 from ._log import log
@@ -95,6 +95,7 @@ class Restart:
 def main(mailbox: Mailbox[Any], name: str, target: object, restart: Restart, owner: int, *others: Any) -> None:
     """What a supervisor's process does from its start to its end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the actor, which has it too
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # nobody else reaps the actor, or its exit code would be lost
     signal.set_wakeup_fd(-1)  # a forked process has its parent's, which would hear of its signals
     exitcode = Supervisor(mailbox, name, target, restart, owner, *others).run()
     if exitcode >= 0:
@@ -138,7 +139,7 @@ class Supervisor:
         self._method = method
         self._pipe = (signals, signaller)
         self._process: Any = None
-        self._closing = self._killed = False
+        self._closing = self._told_to_end = False
         self._failures: collections.deque[float] = collections.deque()
         self._backoff = restart.backoff
         self._poll = select.poll()
@@ -176,7 +177,7 @@ class Supervisor:
             with self._mailbox.bequeath(keep=True):
                 process.start()
         except OSError as error:
-            return Ending(False, f"could not be started: {said(error)}", failed=True), 1
+            return Ending(False, f"could not be started: {said(error)}", failed=True, started=False), 1
         mailbox = self._mailbox.directory
         _inbox.set_reader(f"{mailbox}/inbox", process.pid)
         self._process = process
@@ -200,30 +201,36 @@ class Supervisor:
     def _recover(self, ending: Ending, exitcode: int) -> None:
         """Makes the mailbox ready for the next process; raises _Last where there is to be none."""
         mailbox = self._mailbox.directory
+        if not self._told_to_end:
+            self._askers.take_over(mailbox)  # first: what was answered is not in execution any more
         inbox = _inbox.Inbox(f"{mailbox}/inbox", self._mailbox.fifo)
         try:
             body = inbox.recover()
-            if self._killed or not ending.failed or (body is not None and inbox.kind == _wire.CLOSE):
+            if self._told_to_end or not ending.failed or (body is not None and inbox.kind == _wire.CLOSE):
                 raise _Last(ending, exitcode)
+            if self._closing and not ending.started:
+                raise _Last(ending, exitcode)  # what is queued would wait for ever
             if len(self._failures) > self._restart.max_restarts:
-                ending.reason += f", after {len(self._failures) - 1} restarts within {self._restart.within:g} s"
+                count = len(self._failures) - 1
+                ending.reason += f", after {count} restart{'s'[: count != 1]} within {self._restart.within:g} s"
                 raise _Last(ending, exitcode)
             if body is not None:
                 self._give_up(inbox.kind, body, ending)
             inbox.finish()
         finally:
             inbox.close()
-        self._askers.take_over(f"{mailbox}/{JOURNAL}")
         _runtime.unlink(f"{mailbox}/note")
-        _runtime.remove(f"{mailbox}/replies")  # to what it asked
+        for name in os.listdir(mailbox):
+            if name.startswith("replies."):  # to what it asked
+                _runtime.remove(f"{mailbox}/{name}")
 
     def _give_up(self, kind: int, body: bytes, ending: Ending) -> None:
         """The message that was being executed may have been executed in part: it is not executed again."""
         if kind & _wire.KIND == _wire.ASK:
-            number, asker, body = _wire.split_ask(body)
             error = ActorDied(f"actor {self._name!r} {ending.reason}; it is restarted, without this message")
             told = (pickle.dumps(error), type(error).__name__, str(error), ending.traceback)
-            with contextlib.suppress(OSError):  # no way to tell him
+            with contextlib.suppress(Exception):  # rubbish, or no way to tell him
+                number, asker, body = _wire.split_ask(body)
                 self._askers.reply(asker, number, _wire.ERROR, told)
         _wire.drop(self._mailbox.directory, _wire.frame(kind, b"", body))
 
@@ -268,7 +275,7 @@ class Supervisor:
         if number == 0:
             self._closing = True
         elif self._process is not None:
-            self._killed |= number == signal.SIGKILL
+            self._told_to_end = True  # whatever it dies of now
             os.kill(self._process.pid, number)
         elif number == signal.SIGTERM:
             raise _Last(_ending.TERMINATED, 0)
@@ -285,7 +292,8 @@ class Supervisor:
 
     def _end(self, ending: Ending) -> None:
         mailbox = self._mailbox
-        _ending.write(mailbox.directory, ending)  # first the note, then the end of reading
+        with contextlib.suppress(OSError):
+            _ending.write(mailbox.directory, ending)  # first the note, then the end of reading
         self._askers.end(_LINGER)
         if ending.reason != _ending.INTERRUPTED.reason:  # the end of the program is no news
             inbox = _inbox.Inbox(f"{mailbox.directory}/inbox", mailbox.fifo)

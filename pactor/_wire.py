@@ -39,6 +39,7 @@ VALUE = 3  #: REPLY_HEAD: what the method returned
 ERROR = 4  #: REPLY_HEAD: what it raised
 CLOSE = 5  #: the end, behind all that was sent before
 NUDGE = 6  #: wakes the receiver, no more
+ENDED = 8  #: from the reader to itself: what it watches has ended
 PROBE = 7  #: for a receiver that waits itself, see _deadlock
 STORED = 0x80  #: flag: the body is the name of a file
 OWN = 0x40  #: flag: from the reader to itself, for which a bounded mailbox has no slots

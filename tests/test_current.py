@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import os
 import signal
@@ -196,7 +198,7 @@ def test_a_restart_is_no_end_but_giving_up_is(context):
         assert [] == ask(watcher.proxy.all).result(LIMIT)
         watched.proxy.kill()
         ((_, reason),) = eventually(lambda: ask(watcher.proxy.all).result(LIMIT))
-        assert "after 1 restarts within 1000 s" in str(reason)
+        assert "after 1 restart within 1000 s" in str(reason)
 
 
 def test_bad_watches_raise_at_the_call():
@@ -248,6 +250,50 @@ class Group(Recorder):
 
     def proxies(self):
         return [part.proxy for part in self.parts]
+
+
+def test_what_a_dead_process_was_to_be_told_of_its_watches_is_not_told_to_the_next(context):
+    """All parts fail at once: that is one failure of the group, not one each."""
+    with Actor(Group, context=context, on_failure=Restart(1, within=1000, backoff=0)) as group:
+        before = ask(group.proxy.proxies).result(LIMIT)
+        busy = ask(group.proxy.sleep, 0.5)
+        for part in before:
+            part.kill()
+        with contextlib.suppress(ActorDied):
+            busy.result(LIMIT)
+        eventually(lambda: _answer(group.proxy.proxies) not in (None, before))
+        for part in ask(group.proxy.proxies).result(LIMIT):
+            assert ask(part.pid).result(LIMIT)
+
+
+def _answer(method):
+    try:
+        return ask(method).result(LIMIT)
+    except ActorDied as error:
+        assert "it is restarted" in str(error)
+        return None
+
+
+def test_the_names_of_methods_are_the_wrapped_classs_own():
+    """What an Actor has beside what is documented begins with an underscore."""
+    documented = {"proxy", "name", "pid", "exitcode", "is_alive", "close", "join", "kill"}
+    with Actor(Counter()) as actor:
+        names = {name for name in dir(actor) if not name.startswith("_")}
+        assert names == documented | {"add", "total"}
+
+
+class WatchesTooEarly:
+    def __init__(self, proxy):
+        watch(proxy, self.ended)
+
+    def ended(self, proxy, reason):
+        pass
+
+
+def test_to_watch_in_init_is_too_early_and_told():
+    with Actor(Counter()) as other, Actor(functools.partial(WatchesTooEarly, other.proxy)) as actor:
+        with pytest.raises(ActorDied, match=r"RuntimeError: watch\(\) works .* from on_start\(\) on"):
+            ask(actor.proxy.ended, 1, 2).result(LIMIT)
 
 
 def test_a_group_is_restarted_together(context):

@@ -100,11 +100,11 @@ def _die(data):
 def test_what_an_asker_did_not_take_before_the_death_it_gets_after(context):
     """Replies that are kept back, as nobody reads, are not lost with the process."""
     with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
-        futures = [ask(actor.proxy.echo, f"{i:03000}") for i in range(40)]  # more than what fits into a FIFO
+        futures = [ask(actor.proxy.repeat, f"{i:3}", 1000) for i in range(40)]  # more than what fits into a FIFO
         pid = actor.pid
         actor.proxy.kill()
         eventually(lambda: actor.pid != pid)
-        assert [f"{i:03000}" for i in range(40)] == [future.result(LIMIT) for future in futures]
+        assert [f"{i:3}" * 1000 for i in range(40)] == [future.result(LIMIT) for future in futures]
 
 
 def test_more_failures_than_allowed_end_it_and_everyone_learns_why(context, caplog):
@@ -369,3 +369,121 @@ def test_a_hundred_kills_under_load_lose_what_was_executing_at_most(context, tmp
         assert sorted(set(numbers)) == numbers
     sent = [int((tmp_path / f"gate.{sender}").read_text()) for sender in range(senders)]
     assert 0 <= sum(sent) - sum(map(len, got.values())) <= done >= kills * 0.9
+
+
+def test_waiting_for_its_end_is_not_over_at_a_restart(context, tmp_path):
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        pid = ask(actor.proxy.pid).result(LIMIT)
+        actor.proxy.kill()
+        assert not actor.join(timeout=0.2)
+        assert actor.is_alive()
+        assert pid != ask(actor.proxy.pid).result(LIMIT) == actor.pid
+
+
+class Asks(Recorder):
+    """Dies while it waits for a reply; the next process asks somebody else."""
+
+    def ask_and_die(self, slow, gate):
+        ask(slow.wait_for, gate)
+        self.kill()
+
+    def ask_for_echo(self, other, value):
+        return ask(other.echo, value).result(LIMIT)
+
+
+@pytest.mark.parametrize("acquainted", [False, True])
+def test_the_next_process_gets_no_replies_to_the_dead_one(context, tmp_path, acquainted):
+    gate = tmp_path / "gate"
+    with (
+        Actor(Recorder(), context=context) as slow,
+        Actor(Recorder(), context=context) as other,
+        Actor(Asks(), context=context, on_failure=FOREVER) as asker,
+    ):
+        if acquainted:
+            assert 1 == ask(asker.proxy.ask_for_echo, slow.proxy, 1).result(LIMIT)
+        with pytest.raises(ActorDied):
+            ask(asker.proxy.ask_and_die, slow.proxy, gate).result(LIMIT)
+        reached(gate)
+        blocking = ask(asker.proxy.ask_for_echo, slow.proxy, 2)
+        gate.touch()  # what the dead one asked is answered now
+        assert 2 == blocking.result(LIMIT)
+        assert 3 == ask(asker.proxy.ask_for_echo, other.proxy, 3).result(LIMIT)
+        assert 4 == ask(asker.proxy.ask_for_echo, slow.proxy, 4).result(LIMIT)
+
+
+def test_replies_that_were_computed_arrive_also_when_it_is_given_up(context):
+    with Actor(Recorder(), context=context, on_failure=Restart(0)) as actor:
+        futures = [ask(actor.proxy.repeat, f"{i:3}", 1000) for i in range(40)]  # more than what fits into a FIFO
+        actor.proxy.fail(ValueError("what was told"))
+        assert actor.join(LIMIT)
+        assert [f"{i:3}" * 1000 for i in range(40)] == [future.result(LIMIT) for future in futures]
+
+
+def test_replies_kept_for_one_asker_are_written_down_until_he_takes_them(context):
+    """What he does not take does not keep what others took."""
+    with (
+        Actor(Recorder(), context=context, on_failure=FOREVER) as actor,
+        Actor(Hoarder(), context=context) as hoarder,
+    ):
+        ask(hoarder.proxy.ask_much, actor.proxy).result(LIMIT)
+        mine = [ask(actor.proxy.echo, f"{i:03000}") for i in range(100)]
+        assert f"{99:03000}" == mine[-1].result(LIMIT)
+        directory = actor._mailbox.directory
+        eventually(lambda: 1 == len([name for name in os.listdir(directory) if name.startswith("journal")]))
+        hoarder.kill()
+        hoarder.join()
+        eventually(lambda: [] == [name for name in os.listdir(directory) if name.startswith("journal")])
+
+
+class Hoarder:
+    """Asks, and never looks at the replies."""
+
+    def ask_much(self, proxy):
+        self.futures = [ask(proxy.repeat, "x", 3000) for i in range(60)]
+
+
+def test_sigterm_ends_it_also_where_the_message_in_execution_fails(context, tmp_path):
+    gate = tmp_path / "gate"
+    with Actor(FailsAtGate(), context=context, on_failure=FOREVER) as actor:
+        actor.proxy.fail_at(gate)
+        reached(gate)
+        os.kill(actor.pid, signal.SIGTERM)
+        gate.touch()
+        assert actor.join(LIMIT)
+        with pytest.raises((ActorClosed, ActorDied)):
+            actor.proxy.note(1)
+
+
+class FailsAtGate(Recorder):
+    def fail_at(self, gate):
+        self.wait_for(gate)
+        raise ValueError("too late")
+
+
+class NeverStarts:
+    def __init__(self):
+        raise OSError("no database")
+
+    def value(self):
+        return 1
+
+
+def test_close_ends_one_that_never_starts(context):
+    with Actor(NeverStarts, context=context, on_failure=FOREVER) as actor:
+        value = ask(actor.proxy.value)
+        first = actor.pid
+        eventually(lambda: actor.pid != first)
+    with pytest.raises(ActorDied, match="could not start: OSError: no database"):
+        value.result(LIMIT)
+
+
+def test_a_program_that_ignores_its_children_has_restartable_actors_too(context):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        actor = Actor(Recorder(), context=context, on_failure=FOREVER)
+        actor.proxy.kill()
+        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
+        actor.close()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert actor.join(LIMIT)
