@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ._actor import Actor
 from ._current import CurrentActor, current_actor, watch
-from ._enqueue import Enqueue, EnqueueLater
+from ._enqueue import Enqueue, EnqueueLater, Timer
 from ._errors import ActorClosed, ActorDied, ActorError, DeadlockError, RemoteError
 from ._proxy import ask
 
@@ -30,6 +30,7 @@ __all__ = [
     "Mailbox",
     "RemoteError",
     "Restart",
+    "Timer",
     "ask",
     "current_actor",
     "watch",

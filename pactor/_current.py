@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._proxy import Proxy
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ._enqueue import Enqueue, EnqueueLater
     from ._errors import ActorError
     from ._loop import Loop
+
+T = TypeVar("T")
 
 _loop: Loop | None = None
 
@@ -41,7 +43,7 @@ def current_actor() -> CurrentActor | None:
     return _loop.current if _loop else None
 
 
-def watch(proxy: Any, method: Callable[[Any, ActorError], object], /) -> None:
+def watch(proxy: T, method: Callable[[T, ActorError], object], /) -> None:
     """Has this actor call ``method(proxy, reason)`` once, when the actor of ``proxy`` has ended::
 
         def on_start(self):

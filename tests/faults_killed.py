@@ -265,9 +265,19 @@ def kill_the_owner_of_a_busy_actor(context, tmp_path):
 
 @fault("Ctrl-C", "one traceback, the program's; all are gone within a second")
 def interrupt(context, tmp_path):
-    text = """
+    interrupt_a_program(context, tmp_path, "'resume'")
+
+
+@fault("Ctrl-C, with Restart", "the same; nothing is restarted")
+def interrupt_what_is_restarted(context, tmp_path):
+    interrupt_a_program(context, tmp_path, "Restart()")
+
+
+def interrupt_a_program(context, tmp_path, policy):
+    text = f"""
         if __name__ == "__main__":
-            with Actor(Recorder(), context=context) as idle, Actor(Recorder(), context=context) as busy:
+            arguments = dict(context=context, on_failure={policy})
+            with Actor(Recorder(), **arguments) as idle, Actor(Recorder(), **arguments) as busy:
                 for actor in (idle, busy):
                     ask(actor.proxy.pid).result(LIMIT)
                 busy.proxy.wait_for("gate")

@@ -14,7 +14,24 @@ from concurrent import futures
 
 from typing_extensions import assert_type
 
-from pactor import Actor, ActorClosed, ActorDied, ActorError, Enqueue, EnqueueLater, Future, Mailbox, RemoteError, ask
+from pactor import (
+    Actor,
+    ActorClosed,
+    ActorDied,
+    ActorError,
+    CurrentActor,
+    DeadlockError,
+    Enqueue,
+    EnqueueLater,
+    Future,
+    Mailbox,
+    RemoteError,
+    Restart,
+    Timer,
+    ask,
+    current_actor,
+    watch,
+)
 
 
 class Counter:
@@ -38,6 +55,7 @@ class Counter:
         self.enqueue(self.add)  # type: ignore[call-arg]
         if n > 1:
             timer = self.enqueue_later(0.5, self.count_down, n - 1)
+            assert_type(timer, Timer)
             timer.cancel()
         self.enqueue_later(0.5, self.count_down, "n")  # type: ignore[arg-type]
         self.enqueue_later(self.total)  # type: ignore[call-arg, arg-type]
@@ -52,6 +70,36 @@ class Reader:
 
     def read(self) -> None:
         self.totals.put(ask(self.counter.total).result(timeout=5))
+
+
+class Watcher:
+    """Watches another actor, and sends itself messages without a `self.enqueue`."""
+
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
+
+    def on_start(self) -> None:
+        watch(self.counter, self.counter_ended)
+        watch(self.counter, self.something_ended)  # type: ignore[arg-type]
+        watch(self.counter)  # type: ignore[call-arg]
+        me = current_actor()
+        assert_type(me, CurrentActor | None)
+        if me:
+            me.enqueue(self.counter_ended, self.counter, DeadlockError())
+
+    def counter_ended(self, counter: Counter, reason: ActorError) -> None:
+        raise reason
+
+    def something_ended(self, something: int) -> None:
+        pass
+
+
+def a_policy_is_a_word_or_a_restart() -> None:
+    Actor(Counter, on_failure="stop")
+    Actor(Counter, on_failure=Restart())
+    Actor(Counter, on_failure=Restart(max_restarts=10, within=60, backoff=0.5, max_backoff=30))
+    Actor(Counter, on_failure="restart")  # type: ignore[call-overload]
+    Restart(3, within="5")  # type: ignore[arg-type]
 
 
 def an_actor_is_generic_in_what_it_wraps() -> None:
