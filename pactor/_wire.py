@@ -22,7 +22,6 @@ import pickle
 import select
 import struct
 import weakref
-from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -124,14 +123,6 @@ def unpack(directory: str, kind: int, body: bytes) -> Any:
     return load(directory, body) if kind & STORED else pickle.loads(body)
 
 
-def store(directory: str, obj: object) -> bytes:
-    """Writes ``obj`` to a file in ``directory``; returns its name.
-
-    Raises FileNotFoundError where the mailbox is gone, and OSError where there is no room; then nothing is left.
-    """
-    return _stored(directory, *_pickled(obj))
-
-
 def split_ask(body: bytes) -> tuple[int, bytes, bytes]:
     """What is behind an ASK's header: its number, the asker's address, and the message."""
     number, length = ASK_HEAD.unpack_from(body)
@@ -163,6 +154,7 @@ def _pickled(obj: object) -> tuple[bytes | memoryview, list[memoryview]]:
 
 
 def _stored(directory: str, body: bytes | memoryview, buffers: list[memoryview]) -> bytes:
+    """Writes a pickle and its buffers to a file in the directory; returns its name. Raises as `Channel.post` does."""
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     parts: list[Any] = [_U64.pack(len(buffers)), _U64.pack(len(body)), index, body]
     end = 16 + len(index) + len(body)
@@ -189,17 +181,6 @@ def _stored(directory: str, body: bytes | memoryview, buffers: list[memoryview])
     return name.encode()
 
 
-def split(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The kinds and the rest of the frames that a read brought. What is no frame, and all behind it, is left out."""
-    position = 0
-    while position + HEADER_SIZE <= len(data):
-        size, kind = HEADER.unpack_from(data, position)
-        if not HEADER_SIZE <= size <= len(data) - position:
-            return
-        yield kind, data[position + HEADER_SIZE : position + size]
-        position += size
-
-
 def capacity(fifo: int) -> int:
     """The most that one read can bring: it depends on the machine's page size."""
     return fcntl.fcntl(fifo, fcntl.F_GETPIPE_SZ) if hasattr(fcntl, "F_GETPIPE_SZ") else 65536
@@ -213,12 +194,12 @@ def drop(directory: str, frame: bytes, head: int = 0) -> None:
 
 
 def load(directory: str, name: bytes) -> Any:
-    """Loads what `store` wrote, and removes it."""
+    """Loads what `pack` stored, and removes it."""
     return read(claim(directory, name))
 
 
 def claim(directory: str, name: bytes) -> mmap.mmap:
-    """Opens what `store` wrote, and removes it: it goes with its reader."""
+    """Opens what `pack` stored, and removes it: it goes with its reader."""
     path = _path(directory, name)
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
@@ -229,7 +210,7 @@ def claim(directory: str, name: bytes) -> mmap.mmap:
 
 
 def peek(directory: str, name: bytes) -> bytes:
-    """The pickle, without its large buffers, of what `store` wrote; it stays there."""
+    """The pickle, without its large buffers, of what `pack` stored; it stays there."""
     with open(_path(directory, name), "rb") as file:
         count, size = _U64.unpack(file.read(8))[0], _U64.unpack(file.read(8))[0]
         file.seek(8 * count, os.SEEK_CUR)
@@ -237,7 +218,7 @@ def peek(directory: str, name: bytes) -> bytes:
 
 
 def read(mapping: mmap.mmap) -> Any:
-    """Loads the object that `store` wrote."""
+    """Loads the object that `pack` stored."""
     view = memoryview(mapping)
     count, size = _U64.unpack_from(view, 0)[0], _U64.unpack_from(view, 8)[0]
     end = 16 + 8 * count + size

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fault_actors import Bomb, Consumer, Logged, Producer
 from fault_support import Program, fault, is_stopped, need, unread
-from support import LIMIT, eventually
+from support import LIMIT, eventually, store
 
 from pactor import Actor, Mailbox, Restart, _runtime, _wire, ask
 
@@ -42,7 +42,7 @@ RUBBISH = [
 @fault("garbage, a corrupt length, a foreign file's name in the FIFO", "refused, logged, the actor lives")
 def write_rubbish(context, tmp_path):
     log, marker, foreign = tmp_path / "log", tmp_path / "marker", tmp_path / "foreign"
-    (tmp_path / _wire.store(str(tmp_path), Bomb(marker)).decode()).rename(foreign)
+    (tmp_path / store(str(tmp_path), Bomb(marker)).decode()).rename(foreign)
     with Actor(Logged.to(log), context=context) as actor:
         ask(actor.proxy.pid).result(LIMIT)
         mailbox = Path(actor.proxy.__channel__.mailbox)

@@ -8,6 +8,8 @@ import os
 import signal
 import time
 
+from pactor import _wire
+
 LIMIT = 30  # seconds; nothing here takes a tenth of that on an idle machine
 
 
@@ -37,6 +39,22 @@ def processes():
                 helper = "multiprocessing.forkserver" in name and parent == os.getpid()
                 if not helper and "multiprocessing.resource_tracker" not in name:
                     yield pid, name
+
+
+def frames_in(data):
+    """The kinds and the rest of the frames that a read brought. What is no frame, and all behind it, is left out."""
+    position = 0
+    while position + _wire.HEADER_SIZE <= len(data):
+        size, kind = _wire.HEADER.unpack_from(data, position)
+        if not _wire.HEADER_SIZE <= size <= len(data) - position:
+            return
+        yield kind, data[position + _wire.HEADER_SIZE : position + size]
+        position += size
+
+
+def store(directory, obj):
+    """Stores an object as a large one is; returns the file's name."""
+    return _wire._stored(directory, *_wire._pickled(obj))
 
 
 class Counter:

@@ -18,7 +18,7 @@ from queue import Empty
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies
-from support import LIMIT, Recorder, eventually
+from support import LIMIT, Recorder, eventually, frames_in
 from test_mailbox_faults import assert_works
 
 from pactor import Actor, Mailbox, RemoteError, _inbox, _replies, _wire, ask
@@ -51,7 +51,7 @@ def is_known(body):
 
 def is_harmless(data):
     """Whether it ends no actor, and all is known that any reader might load of it, behind whatever head it sees."""
-    for kind, rest in _wire.split(data):
+    for kind, rest in frames_in(data):
         if kind & _wire.KIND == _wire.CLOSE:
             return False
         starts = {0, _wire.REPLY_HEAD.size}
@@ -116,7 +116,7 @@ def rubbish(some_frames):
 
 
 def is_all_frames(data):
-    return len(data) == sum(_wire.HEADER_SIZE + len(rest) for _, rest in _wire.split(data))
+    return len(data) == sum(_wire.HEADER_SIZE + len(rest) for _, rest in frames_in(data))
 
 
 def unread(fd):

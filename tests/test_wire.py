@@ -14,6 +14,7 @@ import resource
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
+from support import frames_in, store
 
 from pactor import _wire
 
@@ -22,7 +23,7 @@ LARGE = 100_000
 
 def deliver(directory, obj):
     """What the receiver loads of a stored object."""
-    return _wire.load(directory, _wire.store(directory, obj))
+    return _wire.load(directory, store(directory, obj))
 
 
 def names(directory):
@@ -51,7 +52,7 @@ def directory(request, tmp_path, monkeypatch):
 def test_a_body_of_any_size_up_to_pipe_buf_is_a_frame_of_its_own(tmp_path):
     for size in range(4000, 4200):
         packed = _wire.pack(tmp_path, _wire.ITEM, b"head", bytes(size))
-        ((kind, rest),) = _wire.split(packed)
+        ((kind, rest),) = frames_in(packed)
         fits = _wire.HEADER_SIZE + 4 + len(pickle.dumps(bytes(size), 5)) <= _wire.MAX_FRAME
         assert (_wire.ITEM | (0 if fits else _wire.STORED), b"head") == (kind, rest[:4])
         assert len(packed) <= _wire.MAX_FRAME
@@ -62,11 +63,11 @@ def test_a_body_of_any_size_up_to_pipe_buf_is_a_frame_of_its_own(tmp_path):
 def test_splits_what_a_read_brought_and_leaves_rubbish_out():
     frames = [(_wire.ITEM, b""), (_wire.VALUE, b"x" * 300), (_wire.CLOSE, b"yz")]
     data = b"".join(_wire.frame(kind, rest[:1], rest[1:]) for kind, rest in frames)
-    assert frames == [*_wire.split(data)]
+    assert frames == [*frames_in(data)]
     for rubbish in (b"\0" * 9, b"\2\0\1", b"\xff\xff\1abc", b"\4\0", _wire.frame(_wire.ITEM, b"", b"abc")[:-1]):
-        assert frames == [*_wire.split(data + rubbish)]
+        assert frames == [*frames_in(data + rubbish)]
     for seed in range(100):
-        list(_wire.split(random.Random(seed).randbytes(seed)))
+        list(frames_in(random.Random(seed).randbytes(seed)))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ ForkingPickler.register(OnlyMultiprocessing, lambda obj: (list, ([obj.value],)))
 @pytest.mark.parametrize("value", ["small", pickle.PickleBuffer(b"x" * LARGE)], ids=["small", "large"])
 def test_takes_what_only_multiprocessing_can_pickle(directory, value):
     packed = _wire.pack(directory, _wire.ITEM, b"", [value, OnlyMultiprocessing(value)])
-    ((kind, rest),) = _wire.split(packed)
+    ((kind, rest),) = frames_in(packed)
     if value == "small":
         assert [value, [value]] == _wire.unpack(directory, kind, rest)
     else:
@@ -180,7 +181,7 @@ def test_raises_what_pickling_raises_and_leaves_nothing(directory, small):
     with pytest.raises(ZeroDivisionError, match="mine"):
         _wire.pack(directory, _wire.ITEM, b"", obj)
     with pytest.raises(ZeroDivisionError, match="mine"):
-        _wire.store(directory, obj)
+        store(directory, obj)
     assert [] == names(directory)
 
 
@@ -197,28 +198,28 @@ def limited(which, most):
 
 def test_raises_oserror_where_there_is_no_room_and_leaves_nothing(directory):
     with limited(resource.RLIMIT_FSIZE, LARGE), pytest.raises(OSError) as caught:
-        _wire.store(directory, b"x" * (2 * LARGE))
+        store(directory, b"x" * (2 * LARGE))
     assert errno.EFBIG == caught.value.errno
     assert [] == names(directory)
 
 
 def test_raises_oserror_where_there_is_no_descriptor_and_leaves_nothing(directory):
     with limited(resource.RLIMIT_NOFILE, 0), pytest.raises(OSError) as caught:
-        _wire.store(directory, b"x" * LARGE)
+        store(directory, b"x" * LARGE)
     assert errno.EMFILE == caught.value.errno
     assert [] == names(directory)
 
 
 def test_raises_filenotfounderror_where_the_mailbox_is_gone(tmp_path):
     with pytest.raises(FileNotFoundError):
-        _wire.store(tmp_path / "gone", b"x" * LARGE)
+        store(tmp_path / "gone", b"x" * LARGE)
 
 
 def test_leaves_alone_what_an_earlier_process_with_the_same_id_stored(directory, monkeypatch):
     stored = []
     for i in range(3):
         monkeypatch.setattr(_wire, "_numbers", itertools.count())
-        stored.append(_wire.store(directory, [i]))
+        stored.append(store(directory, [i]))
     assert [[0], [1], [2]] == [_wire.load(directory, name) for name in stored]
     assert [] == names(directory)
 
@@ -240,7 +241,7 @@ def test_refuses_a_name_that_is_no_payload(tmp_path, name):
 
 
 def test_does_not_follow_a_link(tmp_path):
-    _wire.store(tmp_path, 1)
+    store(tmp_path, 1)
     (stored,) = tmp_path.iterdir()
     (tmp_path / "mailbox").mkdir()
     (tmp_path / "mailbox" / "1.1").symlink_to(stored)
@@ -251,7 +252,7 @@ def test_does_not_follow_a_link(tmp_path):
 
 @pytest.mark.parametrize("cut", [0, 1, 8, 15, 16, 24, 100])
 def test_a_payload_that_is_not_whole_raises(tmp_path, cut):
-    name = _wire.store(tmp_path, [b"x" * LARGE, pickle.PickleBuffer(b"x" * LARGE)])
+    name = store(tmp_path, [b"x" * LARGE, pickle.PickleBuffer(b"x" * LARGE)])
     path = tmp_path / name.decode()
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(Exception):  # noqa: B017  # whichever says so first
@@ -300,7 +301,7 @@ def test_a_name_that_is_no_payload_drops_nothing_and_raises_nothing(tmp_path, na
 def test_numpy_arrays_come_back_as_they_were(tmp_path, make):
     numpy = pytest.importorskip("numpy")
     sent = make(numpy)
-    found = _wire.load(tmp_path, _wire.store(tmp_path, sent))
+    found = _wire.load(tmp_path, store(tmp_path, sent))
     assert (type(sent), sent.dtype, sent.shape) == (type(found), found.dtype, found.shape)
     assert (sent == found).all()
 
@@ -309,7 +310,7 @@ def test_a_large_numpy_array_lives_where_its_sender_wrote_it(tmp_path):
     numpy = pytest.importorskip("numpy")
     writable, frozen = numpy.arange(100_000), numpy.arange(100_000)
     frozen.flags.writeable = False
-    found = _wire.load(tmp_path, _wire.store(tmp_path, [writable, frozen]))
+    found = _wire.load(tmp_path, store(tmp_path, [writable, frozen]))
     assert [True, False] == [array.flags.writeable for array in found]
     assert [0, 0] == [array.ctypes.data % 64 for array in found]
     assert all(is_mapped(array.ctypes.data, tmp_path) for array in found)
