@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import functools
 import math
 import multiprocessing
@@ -69,15 +70,27 @@ class Books:
             self.count += 1
 
 
+@contextlib.contextmanager
+def room():
+    """A flood may fill a small /dev/shm: then the sender is told, nothing was sent, and it waits a little."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        time.sleep(0.1)
+
+
 def send(sender, proxies):
     """Sends to all of them at random, in floods and alone, until it is killed or they are gone."""
     numbers = collections.Counter()
     with contextlib.suppress(ActorError):
         while True:
             i = random.randrange(len(proxies))
-            for _ in range(random.choice([1, 10, 1000])):
-                proxies[i].note(sender, numbers[i], bytes(random.choice(SIZES)))
-                numbers[i] += 1
+            with room():
+                for _ in range(random.choice([1, 10, 1000])):
+                    proxies[i].note(sender, numbers[i], bytes(random.choice(SIZES)))
+                    numbers[i] += 1
             time.sleep(random.random() * 0.02)
 
 
@@ -213,7 +226,7 @@ class Soak:
     def keep_asking(self):
         while not self.over.is_set():
             payload = bytes(random.choice(SIZES))
-            with contextlib.suppress(ActorError):
+            with contextlib.suppress(ActorError), room():
                 assert payload == ask(random.choice(self.actors).proxy.echo, payload).result(HANG)
                 self.events["answers"] += 1
 
