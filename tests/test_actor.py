@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import os
 import pickle
@@ -16,7 +17,7 @@ import time
 import pytest
 from support import LIMIT, Counter, Recorder, eventually
 
-from pactor import Actor, ActorClosed, ActorDied, ActorError, ask
+from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, ask
 
 
 @pytest.mark.parametrize(
@@ -476,3 +477,22 @@ def test_many_threads_learn_the_same_of_a_death(context):
         assert -signal.SIGKILL == code
         (text,) = texts
         assert text.startswith(f"actor {actor.name!r} died: process {actor.pid} was killed by SIGKILL")
+
+
+class BreaksItsLog(Recorder):
+    """Has a log that raises, as one does whose disk is full or whose pipe is broken."""
+
+    def on_start(self):
+        logging.getLogger("pactor").addHandler(Raising())
+
+
+class Raising(logging.Handler):
+    def emit(self, record):
+        raise OSError("no room for a word")
+
+
+@pytest.mark.parametrize("policy", ["resume", Restart(backoff=0)])
+def test_a_log_that_raises_ends_no_actor(context, policy):
+    with Actor(BreaksItsLog(), context=context, on_failure=policy) as actor:
+        actor.proxy.fail(ValueError("what was told"))
+        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
