@@ -33,9 +33,10 @@ from typing import Any
 
 from . import _current, _inbox, _runtime, _waiting, _wire
 from ._channel import Channel
-from ._errors import RemoteError, RemoteTraceback
+from ._errors import RemoteError
 from ._future import PENDING, Future
 from ._log import log
+from ._telling import revived
 
 _ask_header = struct.Struct("<HBQH").pack  # a frame's header and ASK_HEAD
 _reply_head = _wire.REPLY_HEAD.unpack_from
@@ -305,7 +306,7 @@ class Replies:
         try:
             value = _wire.unpack(self.mailbox, kind, body)
             if kind & _wire.KIND == _wire.ERROR:
-                value, error = None, _revived(value)
+                value, error = None, revived(value)
         except Exception as failure:
             error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")
             error.__cause__ = failure
@@ -385,18 +386,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _revived(reply: Any) -> BaseException:
-    """The exception of another process; RemoteError where it can't come here."""
-    pickled, type_name, message, traceback = reply
-    error: BaseException = RemoteError(type_name, message, traceback)
-    if pickled is not None:
-        try:
-            loaded = pickle.loads(pickled)
-        except Exception:
-            loaded = None
-        if isinstance(loaded, BaseException):
-            error = loaded
-    error.__cause__ = RemoteTraceback(traceback) if traceback else None
-    return error

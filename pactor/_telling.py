@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 from . import _wire
+from ._errors import RemoteError, RemoteTraceback
 
 
 def portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
@@ -12,6 +16,21 @@ def portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
     except Exception:
         pickled = None
     return pickled, type(error).__qualname__, text_of(error), traceback_of(error)
+
+
+def revived(reply: Any) -> BaseException:
+    """The exception that `portable` took apart in another process; RemoteError where it can't be loaded here."""
+    pickled, type_name, message, traceback = reply
+    error: BaseException = RemoteError(type_name, message, traceback)
+    if pickled is not None:
+        try:
+            loaded = pickle.loads(pickled)
+        except Exception:
+            loaded = None
+        if isinstance(loaded, BaseException):
+            error = loaded
+    error.__cause__ = RemoteTraceback(traceback) if traceback else None
+    return error
 
 
 def without_loop(error: BaseException) -> BaseException:
