@@ -145,8 +145,8 @@ class Actor(Generic[T]):
                 self._process.kill()
                 self._process.join()
             self._mailbox.remove()
-            if isinstance(error, EOFError):
-                raise OSError("the fork server ended: it could not start a process") from error
+            if isinstance(error, (EOFError, ConnectionError)):
+                raise OSError("the fork server ended: it could not start a process; stderr may say why") from error
             raise
 
     @property

@@ -124,26 +124,35 @@ def wrap_a_class_that_is_not_there(context, tmp_path, how):
         assert "actor 'Here-1' could not start: AttributeError: " in said and "attribute 'Here'" in said
 
 
-@fault("the program can't be imported there, as that of a pipe", "the first ask raises; why, multiprocessing has said")
+@fault(
+    "the program can't be imported there, as that of a pipe",
+    "the first ask raises, or Actor(); why, multiprocessing has said",
+)
 def run_a_program_from_a_pipe(context, tmp_path):
     said, errors = run_by(context, tmp_path, "pipe", GUARDED)
     if context.get_start_method() == "fork":
         assert "works\n" == said
     else:
-        assert "actor 'Here-1' died: " in said
-        assert "exit code 1" in said
+        assert_it_did_not_begin(context, said)
         assert "FileNotFoundError" in errors
 
 
-@fault("spawn recursion: a program without its guard", "the first ask raises; why, multiprocessing has said")
+@fault(
+    "spawn recursion: a program without its guard", "the first ask raises, or Actor(); why, multiprocessing has said"
+)
 def run_a_program_without_its_guard(context, tmp_path):
     said, errors = run_by(context, tmp_path, "file", GUARDED.replace("if __name__", "if True or __name__"))
     if context.get_start_method() == "fork":
         assert "works\n" == said
     else:
-        assert "actor 'Here-1' died: " in said
-        assert "exit code 1" in said
+        assert_it_did_not_begin(context, said)
         assert "if __name__ == '__main__':" in errors
+
+
+def assert_it_did_not_begin(context, said):
+    # From 3.14 on the fork server imports the program itself, and dies of that.
+    if context.get_start_method() != "forkserver" or "the fork server ended" not in said:
+        assert "actor 'Here-1' died: " in said and "exit code 1" in said, said
 
 
 GUARDED = """
@@ -151,11 +160,11 @@ GUARDED = """
         def method(self):
             return "works"
     if __name__ == "__main__":
-        with Actor(Here(), context=context) as actor:
-            try:
+        try:
+            with Actor(Here(), context=context) as actor:
                 say(ask(actor.proxy.method).result(LIMIT))
-            except ActorDied as error:
-                say(error)
+        except (ActorDied, OSError) as error:
+            say(error)
 """
 
 
