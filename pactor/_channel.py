@@ -18,6 +18,7 @@ from queue import Full
 from typing import NoReturn
 
 from . import _ending, _wire
+from ._errors import ActorError
 from ._slots import SenderSlots
 from ._waiting import wait
 
@@ -164,11 +165,15 @@ class Channel:
         except OSError:  # no descriptor left to look with
             return _ending.UNKNOWN
 
-    def fail(self) -> NoReturn:
-        """Raises the error that says how the reader ended, which has."""
+    def error(self) -> ActorError:
+        """The error that says how the reader ended, which has."""
         self.end()
         assert self.ending is not None
-        raise self.ending.error(self.name)
+        return self.ending.error(self.name)
+
+    def fail(self) -> NoReturn:
+        """Raises it; not with "from None", which would drop its cause."""
+        raise self.error()
 
 
 def _after_fork() -> None:

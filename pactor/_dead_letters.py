@@ -35,21 +35,6 @@ def executing(mailbox: str) -> str | None:
     return method_of(mailbox, *frame) if frame else None
 
 
-def bury_killed(mailbox: str, text: str) -> None:
-    """The same, for a mailbox whose reader was killed."""
-    try:
-        fifo = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        inbox = _inbox.Inbox(f"{mailbox}/inbox", fifo)
-        inbox.recover()
-        bury(mailbox, inbox, text)
-        inbox.close()
-    finally:
-        os.close(fifo)
-
-
 def bury(mailbox: str, inbox: _inbox.Inbox, text: str) -> None:
     """Takes what is left in an inbox and in its FIFO, and logs it: ``text`` says who has ended, and why."""
     methods: collections.Counter[str] = collections.Counter()
@@ -66,3 +51,23 @@ def bury(mailbox: str, inbox: _inbox.Inbox, text: str) -> None:
         names = ", ".join(f"{n} x {name}()" for name, n in methods.most_common(_SHOWN))
         more = ", ..." if count > _NAMED or len(methods) > _SHOWN else ""
         log.warning("%s; messages that it did not execute: %d (%s%s)", text, count, names, more)
+
+
+def bury_rest(mailbox: str, fifo: int, text: str) -> None:
+    """The same, for a mailbox whose reader is gone."""
+    inbox = _inbox.Inbox(f"{mailbox}/inbox", fifo)
+    inbox.recover()
+    bury(mailbox, inbox, text)
+    inbox.close()
+
+
+def bury_killed(mailbox: str, text: str) -> None:
+    """The same, where nobody has its FIFO open."""
+    try:
+        fifo = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        bury_rest(mailbox, fifo, text)
+    finally:
+        os.close(fifo)

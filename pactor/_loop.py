@@ -364,10 +364,7 @@ class Loop:
     def _tell_end(self, fd: int) -> None:
         self._poll.unregister(fd)
         for watch in self._watches.pop(fd):
-            way = watch[0].__channel__
-            way.end()
-            assert way.ending is not None
-            self._announce(watch, way.ending.error(way.name))
+            self._announce(watch, watch[0].__channel__.error())
 
     def _announce(self, watch: _Watch, reason: Exception) -> None:
         # Only a token goes through the mailbox: after a restart nobody watches any more, and knows it.

@@ -296,10 +296,7 @@ class Supervisor:
             _ending.write(mailbox.directory, ending)  # first the note, then the end of reading
         self._askers.end(_LINGER)
         if ending.reason != _ending.INTERRUPTED.reason:  # the end of the program is no news
-            inbox = _inbox.Inbox(f"{mailbox.directory}/inbox", mailbox.fifo)
-            inbox.recover()
-            _dead_letters.bury(mailbox.directory, inbox, f"actor {self._name!r} {ending.reason}")
-            inbox.close()
+            _dead_letters.bury_rest(mailbox.directory, mailbox.fifo, f"actor {self._name!r} {ending.reason}")
         mailbox.stop_reading()
 
     def _let_go(self) -> None:

@@ -22,6 +22,15 @@ def eventually(condition, message=lambda: "it did not come true", limit=LIMIT):
     return value
 
 
+def runs(pid):
+    """Whether a process runs; one that has ended and was not reaped does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
 def processes():
     """All processes that come from this one, but for the helpers that multiprocessing keeps."""
     parents = {}

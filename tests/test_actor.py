@@ -15,7 +15,7 @@ import threading
 import time
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually
+from support import LIMIT, Counter, Recorder, eventually, runs
 
 from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, ask
 
@@ -300,7 +300,7 @@ def test_an_actor_can_own_actors(context):
         proxy.add(3)
         assert 3 == ask(proxy.total).result(LIMIT)
         _, child = ask(owner.proxy.pids).result(LIMIT)
-    eventually(lambda: not _runs(child))
+    eventually(lambda: not runs(child))
     with pytest.raises(ActorClosed):
         ask(proxy.total).result(LIMIT)
 
@@ -310,17 +310,9 @@ def test_actors_end_when_their_owner_is_killed(context):
         proxy = ask(owner.proxy.make, context.get_start_method()).result(LIMIT)
         _, child = ask(owner.proxy.pids).result(LIMIT)
         owner.kill()
-        eventually(lambda: not _runs(child))
+        eventually(lambda: not runs(child))
         with pytest.raises(ActorError):
             ask(proxy.total).result(LIMIT)
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_only_its_owner_closes_an_actor():

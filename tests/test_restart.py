@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually, reached
+from support import LIMIT, Counter, Recorder, eventually, reached, runs
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, ask
 
@@ -229,7 +229,7 @@ def test_a_killed_supervisor_takes_its_actor_with_it(context):
     with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
         pid = ask(actor.proxy.pid).result(LIMIT)
         os.kill(actor._process.pid, signal.SIGKILL)
-        eventually(lambda: not _runs(pid))
+        eventually(lambda: not runs(pid))
         with pytest.raises(ActorDied, match=r"supervisor|owned it"):
             ask(actor.proxy.pid).result(LIMIT)
 
@@ -238,7 +238,7 @@ def test_the_owners_death_ends_a_restartable_actor(context):
     with Actor(RestartingOwner(), context=context) as owner:
         proxy, pids = ask(owner.proxy.make, context.get_start_method()).result(LIMIT)
         owner.kill()
-        eventually(lambda: not any(map(_runs, pids)))
+        eventually(lambda: not any(map(runs, pids)))
         with pytest.raises(ActorDied):
             ask(proxy.pid).result(LIMIT)
 
@@ -249,14 +249,6 @@ class RestartingOwner:
 
         self.child = Actor(Recorder(), context=multiprocessing.get_context(method), on_failure=FOREVER)
         return self.child.proxy, [self.child.pid, self.child._process.pid]
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_bounded_mailbox_keeps_its_bound_over_restarts(context, tmp_path):
