@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import pathlib
 import threading
 
 import pytest
-from support import Counter, eventually, processes
+from support import PAGE, Counter, eventually, processes
 
 from pactor import Actor, _runtime, ask
 
@@ -38,6 +39,16 @@ def start(context):
         process.kill()
         process.join()
         process.close()
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """A FIFO of one page, open for both."""
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    fd = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE)
+    yield fd
+    os.close(fd)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ import time
 
 from pactor import _wire
 
+PAGE = 4096  # the capacity of the fixture `fifo`: the smaller, the sooner there is no room
 LIMIT = 30  # seconds; nothing here takes a tenth of that on an idle machine
 
 

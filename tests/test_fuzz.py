@@ -18,7 +18,7 @@ from queue import Empty
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies
-from support import LIMIT, Recorder, eventually, frames_in
+from support import LIMIT, PAGE, Recorder, eventually, frames_in
 from test_mailbox_faults import assert_works
 
 from pactor import Actor, Mailbox, RemoteError, _inbox, _replies, _wire, ask
@@ -320,18 +320,6 @@ def test_a_reply_that_can_not_be_loaded_ends_its_ask_and_no_other():
 
 
 # The inbox alone.
-
-PAGE = 4096
-
-
-@pytest.fixture
-def fifo(tmp_path):
-    os.mkfifo(tmp_path / "fifo", 0o600)
-    fd = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE)
-    yield fd
-    os.close(fd)
-
 
 ROOM = 2 * PAGE
 words = strategies.sampled_from([0, 1, 2, 3, ROOM - 3, ROOM - 2]) | strategies.integers(0, ROOM - 2)

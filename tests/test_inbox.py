@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import mmap
 import os
@@ -15,17 +14,6 @@ import pytest
 
 from pactor import _inbox, _wire
 from pactor._inbox import Inbox
-
-PAGE = 4096  # the capacity of the FIFO here: the smaller, the sooner there is no room
-
-
-@pytest.fixture
-def fifo(tmp_path):
-    os.mkfifo(tmp_path / "fifo", 0o600)
-    fd = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE)
-    yield fd
-    os.close(fd)
 
 
 @pytest.fixture
