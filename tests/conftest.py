@@ -16,6 +16,9 @@ from pactor import Actor, _runtime, ask
 
 METHODS = ("fork", "forkserver", "spawn")
 
+# What the tests wrap is in modules that import much. (Programs of the tests have a fork server that knows of nothing.)
+multiprocessing.set_forkserver_preload(["pytest", "hypothesis", "support", "mailbox_workers", "fault_actors"])
+
 
 @pytest.fixture(params=METHODS)
 def context(request):
