@@ -45,14 +45,15 @@ class Askers:
     def reply(self, asker: bytes, number: int, kind: int, value: object) -> None:
         """Sends a reply, or keeps it until there is room. Raises what pickling raises."""
         way = self._ways.get(asker) or self._meet(asker)
-        try:
-            data = pickle.dumps(value, 5)
-        except _wire.REFUSALS:
-            pass
-        else:
-            size = _REPLY_SIZE + len(data)
-            if size <= _wire.MAX_FRAME and _wire.write_now(way.fd, _reply_header(size, kind, number) + data):
-                return
+        if not way.large:
+            try:
+                data = pickle.dumps(value, 5)
+            except _wire.REFUSALS:
+                pass
+            else:
+                size = _REPLY_SIZE + len(data)
+                if size <= _wire.MAX_FRAME and _wire.write_now(way.fd, _reply_header(size, kind, number) + data):
+                    return
         try:
             self._send(asker, way, way.pack(kind, _wire.REPLY_HEAD.pack(number), value))
         except ActorError:

@@ -48,6 +48,8 @@ class Channel:
         #: The headers of what is written like that.
         self.headers = _wire.ITEM_HEADERS
         self.file = -1
+        #: Whether what was sent last was large: then the next is likely to be, and not worth the attempt at a frame.
+        self.large = False
         self.ending: _ending.Ending | None = None
         #: The owner knows more than others.
         self.find_ending: Callable[[str], _ending.Ending] = _ending.find
@@ -83,11 +85,13 @@ class Channel:
         if self._is_reader:
             kind |= _wire.OWN
         try:
-            return _wire.pack(self.mailbox, kind, head, obj)
+            frame = _wire.pack(self.mailbox, kind, head, obj, self.large)
         except FileNotFoundError:
             if os.path.isdir(self.mailbox):
                 raise
             self.fail()
+        self.large = frame[2] & _wire.STORED != 0
+        return frame
 
     def send(self, frame: bytes, deadline: float | None = None) -> None:
         """Sends a frame, as `post` does."""

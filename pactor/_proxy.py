@@ -156,18 +156,19 @@ def _method(cls: type, name: str) -> Callable[..., None]:
     def method(self: Proxy, /, *args: Any, **kwargs: Any) -> None:
         check(self, *args, **kwargs)
         way = self.__channel__
-        try:
-            body = dumps((name, args, kwargs), 5)
-            frame = way.headers[len(body)] + body
-        except _SLOWER:
-            pass
-        else:
+        if not way.large:
             try:
-                write(way.fd, frame)
-                return
-            except OSError as error:
-                if error.errno not in _wire.MORE_TO_DO:
-                    raise
+                body = dumps((name, args, kwargs), 5)
+                frame = way.headers[len(body)] + body
+            except _SLOWER:
+                pass
+            else:
+                try:
+                    write(way.fd, frame)
+                    return
+                except OSError as error:
+                    if error.errno not in _wire.MORE_TO_DO:
+                        raise
         way.post(_wire.ITEM, b"", (name, args, kwargs))
 
     functools.update_wrapper(method, target, updated=())

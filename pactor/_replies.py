@@ -190,6 +190,8 @@ class Replies:
 
     def _ask_quickly(self, way: Channel, number: int, message: tuple[Any, ...]) -> bool:
         """By far the most asks; False where there is more to do."""
+        if way.large:
+            return False
         try:
             body = pickle.dumps(message, 5)
         except _wire.REFUSALS:

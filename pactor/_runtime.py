@@ -21,6 +21,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from ._waiting import is_running
+
 PREFIX = "pactor-"
 #: What has to be free in shared memory, in bytes, for it to be the place: room for a hundred mailboxes.
 _ROOM = 16 << 20
@@ -146,6 +148,30 @@ def new_replies(neighbour: str) -> str:
     path = f"{_own}/replies.{os.urandom(8).hex()}"
     os.mkdir(path, 0o700)
     return path
+
+
+#: Where this process has its blocks, see _blocks.
+_blocks: str | None = None
+
+
+def blocks(neighbour: str) -> str:
+    """The directory for the blocks of this process, which first sends one to ``neighbour``; made once."""
+    global _blocks
+    if _blocks is None:
+        if _own is not None:
+            _blocks = f"{_own}/blocks.{os.getpid()}"
+        else:
+            place = home(None if _homes else neighbour).path
+            for name in os.listdir(place):  # those of killed processes
+                if name.startswith("blocks.") and not (name[7:].isdigit() and is_running(int(name[7:]))):
+                    remove(f"{place}/{name}")
+            _blocks = f"{place}/blocks.{os.getpid()}"
+            from multiprocessing import util
+
+            util.Finalize(None, remove, (_blocks,), exitpriority=3)
+        remove(_blocks)  # an earlier process had the same id
+        os.mkdir(_blocks, 0o700)
+    return _blocks
 
 
 def remove(path: str, keep: str = "") -> None:
@@ -287,8 +313,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _own
-    _own = None
+    global _own, _blocks
+    _own = _blocks = None
     _sharing.release()
     for lease in _shared:
         lease.inherit()

@@ -221,7 +221,7 @@ class Supervisor:
             inbox.close()
         _runtime.unlink(f"{mailbox}/note")
         for name in os.listdir(mailbox):
-            if name.startswith("replies."):  # to what it asked
+            if name.startswith(("replies.", "blocks.")):  # to what it asked, and for what it sent
                 _runtime.remove(f"{mailbox}/{name}")
 
     def _give_up(self, kind: int, body: bytes, ending: Ending) -> None:

@@ -5,7 +5,8 @@ Rules:
 1. A frame is ``size: u16, kind: u8, head, body`` and has at most PIPE_BUF bytes. POSIX makes a write of that size all
    or nothing, so any number of senders need no lock, and one that is killed leaves no half of a frame.
 2. A body that does not fit is stored as a file in the receiver's mailbox, and the frame names it. The file gets its
-   name when it is complete; its receiver removes the name before it loads it.
+   name when it is complete; its receiver removes the name before it loads it. It is one that the sender uses again and
+   again, where there is one (see `_blocks`): the first word, 0 in a file of its own, is there for that.
 3. Buffers that pickle protocol 5 takes out of band lie behind the body in that file, each aligned. The receiver maps
    them: a numpy array is written once and not copied again.
 """
@@ -24,6 +25,8 @@ import struct
 import weakref
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
+
+from . import _blocks
 
 #: PIPE_BUF; 512 is the least that POSIX allows.
 MAX_FRAME: int = getattr(select, "PIPE_BUF", 512)
@@ -54,6 +57,7 @@ _ALIGN = 64
 _MAX_MAPPINGS = 256
 _READ_ONLY = 1 << 63
 _U64 = struct.Struct("<Q")
+_START = struct.Struct("<QQQ")  # the word of a block, the number of buffers, the size of the pickle
 # Linux writes and reads at most 2 GiB in one call, and IOV_MAX is 1,024.
 _MAX_WRITE = 1 << 30
 
@@ -110,11 +114,14 @@ def dumps(obj: object) -> bytes:
         return bytes(ForkingPickler.dumps(obj, 5))
 
 
-def pack(directory: str, kind: int, head: bytes, obj: object) -> bytes:
-    """Returns the frame for ``obj`` to the mailbox ``directory``; a large object has been stored there."""
-    body, buffers = _pickled(obj)
-    if not buffers and HEADER_SIZE + len(head) + len(body) <= MAX_FRAME:
-        return frame(kind, head, bytes(body))
+def pack(directory: str, kind: int, head: bytes, obj: object, large: bool = False) -> bytes:
+    """Returns the frame for ``obj`` to the mailbox ``directory``; a large object has been stored there.
+
+    Whether it is ``large`` is a guess, which makes it faster.
+    """
+    body, buffers = _pickled(obj, large)
+    if not buffers and HEADER_SIZE + len(head) + sum(map(len, body)) <= MAX_FRAME:
+        return frame(kind, head, b"".join(body))
     return frame(kind | STORED, head, _stored(directory, body, buffers))
 
 
@@ -130,8 +137,14 @@ def split_ask(body: bytes) -> tuple[int, bytes, bytes]:
     return number, body[ASK_HEAD.size : end], body[end:]
 
 
-def _pickled(obj: object) -> tuple[bytes | memoryview, list[memoryview]]:
-    """Pickles, with large buffers out of band."""
+class _Parts(list[Any]):
+    """What a pickler writes to: keeps the parts as they come, of which the large ones are not copied."""
+
+    write = list.append
+
+
+def _pickled(obj: object, large: bool = True) -> tuple[list[Any], list[memoryview]]:
+    """Pickles; returns the parts of the pickle, and the large buffers out of band."""
     buffers: list[memoryview] = []
 
     def out_of_band(buffer: pickle.PickleBuffer) -> bool:
@@ -141,23 +154,25 @@ def _pickled(obj: object) -> tuple[bytes | memoryview, list[memoryview]]:
         buffers.append(view)
         return False
 
+    parts = _Parts()
     try:
-        return pickle.dumps(obj, 5, buffer_callback=out_of_band), buffers
+        if not large:
+            return [pickle.dumps(obj, 5, buffer_callback=out_of_band)], buffers
+        pickle.Pickler(parts, 5, buffer_callback=out_of_band).dump(obj)
     except REFUSALS:
         buffers.clear()
-    import io
-
-    file = io.BytesIO()
-    pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
-    pickler(file, 5, True, out_of_band).dump(obj)
-    return file.getbuffer(), buffers
+        parts.clear()
+        pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
+        pickler(parts, 5, True, out_of_band).dump(obj)
+    return parts, buffers
 
 
-def _stored(directory: str, body: bytes | memoryview, buffers: list[memoryview]) -> bytes:
+def _stored(directory: str, body: list[Any], buffers: list[memoryview]) -> bytes:
     """Writes a pickle and its buffers to a file in the directory; returns its name. Raises as `Channel.post` does."""
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
-    parts: list[Any] = [_U64.pack(len(buffers)), _U64.pack(len(body)), index, body]
-    end = 16 + len(index) + len(body)
+    size = sum(map(len, body))
+    parts: list[Any] = [_START.pack(0, len(buffers), size), index, *body]
+    end = _START.size + len(index) + size
     for view in buffers:
         parts += [bytes(-end % _ALIGN), view]
         end += -end % _ALIGN + view.nbytes
@@ -166,6 +181,13 @@ def _stored(directory: str, body: bytes | memoryview, buffers: list[memoryview])
         path = f"{directory}/{name}"
         if not os.path.lexists(path):  # else an earlier process had the same id
             break
+    if not _blocks.store(path, parts, end, inhabited=bool(buffers)):
+        _store(directory, path, parts)
+    return name.encode()
+
+
+def _store(directory: str, path: str, parts: list[Any]) -> None:
+    """Writes the parts to a new file."""
     fd, linked = _create(directory, path)
     try:
         _write_all(fd, parts)
@@ -178,7 +200,6 @@ def _stored(directory: str, body: bytes | memoryview, buffers: list[memoryview])
         raise
     finally:
         os.close(fd)
-    return name.encode()
 
 
 def capacity(fifo: int) -> int:
@@ -190,7 +211,7 @@ def drop(directory: str, frame: bytes, head: int = 0) -> None:
     """Removes the payload of a frame that was not sent."""
     if frame[2] & STORED:
         with contextlib.suppress(OSError, ValueError):  # gone, or never one
-            os.unlink(_path(directory, frame[HEADER_SIZE + head :]))
+            _blocks.release(claim(directory, frame[HEADER_SIZE + head :]))
 
 
 def load(directory: str, name: bytes) -> Any:
@@ -199,20 +220,14 @@ def load(directory: str, name: bytes) -> Any:
 
 
 def claim(directory: str, name: bytes) -> mmap.mmap:
-    """Opens what `pack` stored, and removes it: it goes with its reader."""
-    path = _path(directory, name)
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        os.unlink(path)
-        return mmap.mmap(fd, 0)
-    finally:
-        os.close(fd)
+    """Opens what `pack` stored, and removes its name: it goes with its reader."""
+    return _blocks.claim(_path(directory, name))
 
 
 def peek(directory: str, name: bytes) -> bytes:
     """The pickle, without its large buffers, of what `pack` stored; it stays there."""
     with open(_path(directory, name), "rb") as file:
-        count, size = _U64.unpack(file.read(8))[0], _U64.unpack(file.read(8))[0]
+        _, count, size = _START.unpack(file.read(_START.size))
         file.seek(8 * count, os.SEEK_CUR)
         return file.read(size)
 
@@ -220,12 +235,13 @@ def peek(directory: str, name: bytes) -> bytes:
 def read(mapping: mmap.mmap) -> Any:
     """Loads the object that `pack` stored."""
     view = memoryview(mapping)
-    count, size = _U64.unpack_from(view, 0)[0], _U64.unpack_from(view, 8)[0]
-    end = 16 + 8 * count + size
+    _, count, size = _START.unpack_from(view)
+    start = _START.size + 8 * count
+    end = start + size
     buffers = []
     keep = len(_mappings) < _MAX_MAPPINGS
     for i in range(count):
-        entry: int = _U64.unpack_from(view, 16 + 8 * i)[0]
+        entry: int = _U64.unpack_from(view, _START.size + 8 * i)[0]
         length = entry & ~_READ_ONLY
         end += -end % _ALIGN
         part = view[end : end + length]
@@ -235,7 +251,10 @@ def read(mapping: mmap.mmap) -> Any:
         buffers.append(part.toreadonly() if entry & _READ_ONLY else part)
     if count and keep:
         _mappings.add(mapping)
-    return pickle.loads(view[16 + 8 * count : 16 + 8 * count + size], buffers=buffers)
+    try:
+        return pickle.loads(view[start : start + size], buffers=buffers)
+    finally:
+        _blocks.release(mapping)
 
 
 def _path(directory: str, name: bytes) -> str:

@@ -104,8 +104,9 @@ def die(where, method, *args):
 
     @functools.wraps(function)
     def deadly(*args, **kwargs):
-        if when == "half":  # of a write
-            os.write(args[0], args[1][-1][: len(args[1][-1]) // 2])
+        if when == "half":  # of the parts that it writes
+            *parts, last = args[1]
+            function(args[0], [*parts, last[: len(last) // 2]])
         elif when == "after":
             function(*args, **kwargs)
         os.kill(os.getpid(), signal.SIGKILL)

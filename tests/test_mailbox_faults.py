@@ -20,7 +20,7 @@ from mailbox_workers import consume, die, get_into, item, produce, put_all, reco
 from support import LIMIT, eventually
 from test_mailbox import BOTH, drained, exitcode, is_being_read, names
 
-from pactor import Mailbox, _mailbox, _runtime, _wire
+from pactor import Mailbox, _blocks, _mailbox, _runtime, _wire
 
 LARGE = 100_000
 
@@ -51,6 +51,8 @@ def rows(table):
 SENDERS = {
     "before it does anything": ("before pactor._channel:Channel.pack", 0, False),
     "in the middle of a large payload": ("half os:writev", 0, False),
+    "with a block in hand": ("after pactor._blocks:_take", 0, False),
+    "in the middle of a block": ("half pactor._blocks:_fill", 0, False),
     "before its payload has a name": ("before os:link", 0, False),
     "before its frame, the payload is there": ("after os:link", 0, True),
     "with a slot in hand": ("after pactor._slots:SenderSlots._take", 0, True),
@@ -63,7 +65,7 @@ def test_a_killed_sender_harms_nobody(start, where, put, payload):
     mailbox = Mailbox(3)
     nothing = names(mailbox)
     mailbox.put("before")
-    mine = b"x" * 50_000_000 if where.startswith("half") else b"x" * LARGE
+    mine = b"x" * (50_000_000 if "writev" in where else LARGE)
     assert -signal.SIGKILL == exitcode(start(die, where, mailbox.put, mine))
     mailbox.put("behind")
     assert ["before", *[mine] * put, "behind"] == drained(mailbox)
@@ -80,6 +82,7 @@ READERS = {
     "with an item in hand": ("after pactor._inbox:Inbox.take", 1),
     "before it has the payload": ("before pactor._wire:claim", 1),
     "when it has the payload": ("after pactor._wire:claim", 1),
+    "before it gives the block back": ("before pactor._blocks:release", 1),
     "when it has said so": ("after pactor._inbox:Inbox.finish", 1),
     "with the slot of what it got": ("before pactor._slots:ReaderSlots.give", 1),
     "when it has given the slot back": ("after pactor._slots:ReaderSlots.give", 1),
@@ -361,9 +364,10 @@ def test_without_descriptors_no_mailbox_is_made_and_nothing_is_left(maxsize):
 
 
 @pytest.mark.parametrize("maxsize", [0, 3])
-def test_without_descriptors_put_raises_oserror_and_puts_nothing(maxsize):
+def test_without_descriptors_put_raises_oserror_and_puts_nothing(maxsize, monkeypatch):
     mailbox = Mailbox(maxsize)
     before = names(mailbox)
+    monkeypatch.setattr(_blocks, "LARGEST", 0)  # or else there might be a block, which needs none
     with free_descriptors(0):
         mailbox.put("small")  # needs none
         with pytest.raises(OSError) as caught:

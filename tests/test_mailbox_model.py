@@ -36,7 +36,8 @@ LARGE = [
 # Where a process is killed, with what kind of items, and whether its own is in the mailbox then.
 PUTTING = {
     "before pactor._channel:Channel.pack": ("any", False),
-    "half os:writev": ("large", False),
+    "half pactor._blocks:_fill": ("large", False),
+    "after pactor._blocks:_take": ("large", False),
     "before os:link": ("large", False),
     "after os:link": ("large", False),
     "after pactor._slots:SenderSlots._take": ("any", False),
@@ -54,7 +55,12 @@ PUTTING = {
 }
 
 #: Where a large item has no file yet that would be left.
-FILELESS = ("before pactor._channel:Channel.pack", "half os:writev", "before os:link")
+FILELESS = (
+    "before pactor._channel:Channel.pack",
+    "after pactor._blocks:_take",
+    "half pactor._blocks:_fill",
+    "before os:link",
+)
 
 # Where a process is killed, with what kind of items, and whether it takes one with it; None where it may.
 GETTING = {
@@ -69,6 +75,7 @@ GETTING = {
     "after pactor._inbox:Inbox.take": ("any", None),
     "before pactor._wire:claim": ("large", True),
     "after pactor._wire:claim": ("large", True),
+    "before pactor._blocks:release": ("large", True),
     "before pactor._inbox:Inbox.finish": ("any", True),
     "after pactor._inbox:Inbox.finish": ("any", True),
     "before pactor._slots:ReaderSlots.give": ("any", True),
