@@ -60,6 +60,7 @@ def wait(fd: int, event: int, deadline: float | None) -> bool:
                     return True
                 for reader in claimed:
                     reader.read(ready)
+                poll.unregister(ready)  # whose it is registers it again, unless it has ended
             if deadline is not None and time.monotonic() >= deadline:
                 return False
     finally:

@@ -13,9 +13,10 @@ import sys
 import textwrap
 import threading
 import time
+from multiprocessing import util
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually, runs
+from support import LIMIT, Counter, Recorder, eventually, reached, runs
 
 from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, ask
 
@@ -488,3 +489,22 @@ def test_a_log_that_raises_ends_no_actor(context, policy):
     with Actor(BreaksItsLog(), context=context, on_failure=policy) as actor:
         actor.proxy.fail(ValueError("what was told"))
         assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
+
+
+class EndsSlowly(Recorder):
+    """Its process goes on after it has let go of its mailbox."""
+
+    def __init__(self, gate):
+        super().__init__()
+        util.Finalize(None, reached, (gate,), exitpriority=10)
+
+
+def test_who_waits_for_the_end_of_a_process_is_idle(context, tmp_path):
+    gate = tmp_path / "gate"
+    with Actor(functools.partial(EndsSlowly, gate), context=context) as actor:
+        ask(actor.proxy.pid).result(LIMIT)
+        actor.close()
+        before = time.process_time()
+        assert not actor.join(timeout=0.5)
+        assert time.process_time() - before < 0.25
+        (tmp_path / "gate.reached").touch()
