@@ -41,6 +41,7 @@ setup(
     package_data={"pactor": ["py.typed"]},
     entry_points={"console_scripts": ["pactor = pactor.__main__:main"]},
     extras_require={
+        "bench": ["distributed", "matplotlib", "numpy", "pykka", "ray", "thespian", "xoscar"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "numpy"],
     },
 )

@@ -1,0 +1,1 @@
+"""Benchmarks: pactor beside its peers. ``python -m benchmarks --help``"""
