@@ -4,79 +4,96 @@ A fresh file costs a page fault for every 4 KB that is written or read, several 
 
 Rules:
 
-1. A block is a file that its sender keeps mapped, with a name in a directory of the sender's. For the receiver it gets
-   a second name, in the mailbox, as any payload has one (see `_wire`). The receiver removes that, and keeps the block
-   mapped too.
-2. Its first word says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name, the
-   receiver ``FREE``: behind the loading or, where arrays live in it, behind the last of them. A receiver that is killed
-   can't: then the block is not used again.
-3. Both may forget a block at any time. The memory goes with the last who has it mapped.
+1. A block is a file in ``/dev/shm`` that its sender keeps mapped, with a name in a directory of the sender's. For the
+   receiver it gets a second name, in the mailbox, as any payload has one (see `_wire`). Just one process can remove
+   that: the one that did has the payload. It keeps the block mapped too, but for one that arrays live in.
+2. Its first word says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name; the
+   receiver stores ``FREE`` behind the loading or, where arrays live in it, behind the last of them. A receiver that is
+   killed can't, and one that forks does not; then the block is not used again.
+3. Both may forget a block at any time: the memory goes with the last who has it mapped.
 4. Where no block is to be had, a payload goes into a file of its own, whose first word is ``FREE``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import _runtime
 
 FREE, IN_USE, INHABITED = (number.to_bytes(8, "little") for number in range(3))
 
-#: Larger payloads have files of their own, in bytes.
-LARGEST = 32 << 20
-#: What the blocks of one process may take together, in bytes, and how many there may be: each holds a descriptor. The
-#: same is the limit for those of others that it keeps mapped.
+#: Payloads of other sizes have files of their own, in bytes.
+SMALLEST, LARGEST = 64 << 10, 32 << 20
+#: What the blocks of one process may take together, in bytes, and how many there may be: each holds a descriptor.
 _TOTAL, _COUNT = 64 << 20, 8
-#: A block is made only where it takes no more than this part of what the system has left.
-_SHARE = 8
+#: The same for those of others that it keeps mapped.
+_TOTAL_KNOWN, _COUNT_KNOWN = 32 << 20, 4
+#: Who has not given a block back after so many seconds may never do it.
+_LOST = 5.0
+#: On a disk, what is kept would be written to it; and room that was once allocated may be missing later.
+_MEMORY = "/dev/shm/"
 
 
 class _Block:
+    sent = 0.0
+
     def __init__(self, path: str, size: int) -> None:
+        self.pid = os.getpid()
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             # A mapping could not say later that there is no room: SIGBUS would.
             os.posix_fallocate(fd, 0, size)
             self.mapping = mmap.mmap(fd, size)
-        except BaseException:
-            os.unlink(path)
-            raise
         finally:
             os.close(fd)
+
+    def __del__(self, _unlink: Callable[[str], None] = os.unlink, _getpid: Callable[[], int] = os.getpid) -> None:
+        if self.pid == _getpid():  # or else it is the parent's
+            try:
+                _unlink(self.path)
+            except OSError:
+                pass
 
     def __len__(self) -> int:
         return len(self.mapping)
 
+    def is_free(self) -> bool:
+        return self.mapping[:8] == FREE
 
-#: Those of this process, the longest unused first. Whoever takes one out has it for himself.
-_blocks: list[_Block] = []
+
+#: Those of this process, the last used last. Whoever takes one out has it for himself, in whatever thread or signal
+#: handler; one that gets lost on the way is forgotten.
+_own: list[_Block] = []
 _made = 0
 
 
 def store(path: str, parts: Sequence[Any], size: int, inhabited: bool) -> bool:
     """Stores the parts, one behind the other, and names them ``path``; False where there is no block for that.
 
-    The first eight bytes, which the parts leave free, are the block's own.
+    The first eight bytes of the parts are ``FREE``.
     """
-    block = _take(size, os.path.dirname(path)) if size <= LARGEST else None
-    if block is None:
+    if not SMALLEST <= size <= LARGEST or not path.startswith(_MEMORY):
         return False
+    forks = _forks
+    block = _take(size)
     try:
+        block = block or _make(size, os.path.dirname(path))
+        if block is None:
+            return False
         _fill(block.mapping, parts)
         block.mapping[:8] = INHABITED if inhabited else IN_USE
-        try:
-            os.link(block.path, path)
-            return True
-        except OSError:  # another file system
-            block.mapping[:8] = FREE
-            return False
-    finally:
-        _blocks.append(block)
+        block.sent = time.monotonic()
+        os.link(block.path, path)
+    except OSError:  # there is no room, no descriptor, no such place: the file says which
+        return False
+    if forks == _forks:  # or else a signal handler forked, and there are two who have it
+        _own.append(block)
+    return True
 
 
 def _fill(mapping: mmap.mmap, parts: Sequence[Any]) -> None:
@@ -87,40 +104,69 @@ def _fill(mapping: mmap.mmap, parts: Sequence[Any]) -> None:
         position = end
 
 
-def _take(size: int, mailbox: str) -> _Block | None:
-    for block in reversed(_blocks):  # the last used is in the processor's cache
-        if size <= len(block) and block.mapping[:8] == FREE:
-            with contextlib.suppress(ValueError):  # another thread was faster
-                _blocks.remove(block)
-                return block
-    try:
-        return _make(size, mailbox)
-    except OSError:  # no descriptor, no room
-        return None
+def _take(size: int) -> _Block | None:
+    """A free block that is as large, or a little larger: a small payload may stay in it for long."""
+    found, others = None, []
+    for block in _all():
+        if found is None and size <= len(block) <= 2 * size and block.is_free():
+            found = block
+        else:
+            others.append(block)
+    _own[:0] = reversed(others)
+    return found
 
 
 def _make(size: int, mailbox: str) -> _Block | None:
     global _made
     step = max(1 << 16, 1 << (size.bit_length() - 3))  # at most a quarter more than is needed
     size = -(-size // step) * step
-    while len(_blocks) >= _COUNT or size + sum(map(len, _blocks)) > _TOTAL:
-        _runtime.unlink(_blocks.pop(0).path)
+    kept: list[_Block] = []
+    lost = time.monotonic() - _LOST
+    for block in _all():
+        fits = len(kept) < _COUNT - 1 and size + len(block) + sum(map(len, kept)) <= _TOTAL
+        if fits or not (block.is_free() or block.sent < lost):
+            kept.append(block)
+    _own[:0] = reversed(kept)
+    if len(kept) >= _COUNT or size + sum(map(len, kept)) > _TOTAL:
+        return None
     directory = _runtime.blocks(mailbox)
     status = os.statvfs(directory)
-    if size * _SHARE > status.f_bavail * status.f_frsize:
+    if 2 * (status.f_bavail * status.f_frsize - size) < status.f_blocks * status.f_frsize:  # half of it is for others
         return None
     _made += 1
     return _Block(f"{directory}/{_made}", size)
 
 
+def _all() -> list[_Block]:
+    """Takes out all, the last used first: that is in the processor's cache."""
+    found = []
+    while True:
+        try:
+            found.append(_own.pop())
+        except IndexError:
+            return found
+
+
+def forget() -> bool:
+    """Forgets the blocks of this process that are free; returns whether there were any."""
+    before = _all()
+    kept = [block for block in before if not block.is_free()]
+    _own[:0] = reversed(kept)
+    return len(kept) < len(before)
+
+
 class _Inhabited(mmap.mmap):
-    """Gives the block back when nothing lives in it any more."""
+    """Gives the block back when nothing lives in it any more. (`mmap.__new__` takes the arguments.)"""
 
     def __init__(self, *_args: object) -> None:
         self.forks = _forks
 
     def __del__(self) -> None:
         if self.forks == _forks:
+            try:
+                self.resize(len(self))  # in a cycle that is collected, what lives in it may come later
+            except BufferError:
+                return
             self[:8] = FREE
 
 
@@ -145,10 +191,10 @@ def claim(path: str) -> mmap.mmap:
         if state == INHABITED:
             return _Inhabited(fd, 0)
         mapping = mmap.mmap(fd, 0)
-        if state == IN_USE:
+        if state == IN_USE and len(mapping) <= _TOTAL_KNOWN:
+            while len(_known) >= _COUNT_KNOWN or len(mapping) + sum(map(len, [*_known.values()])) > _TOTAL_KNOWN:
+                _known.pop(next(iter(_known), key), None)
             _known[key] = mapping
-            while len(_known) > _COUNT or sum(map(len, list(_known.values()))) > _TOTAL:
-                _known.pop(next(iter(_known)), None)
         return mapping
     finally:
         os.close(fd)
@@ -165,8 +211,10 @@ def _note_fork() -> None:
     _forks += 1
 
 
-os.register_at_fork(
-    before=_note_fork,
-    after_in_parent=_note_fork,  # for what came between
-    after_in_child=_blocks.clear,  # they are the parent's, which may be writing to one
-)
+def _after_fork_in_child() -> None:
+    _note_fork()
+    _own.clear()  # they are the parent's, which may be writing to one
+
+
+# In the parent twice, for what comes between.
+os.register_at_fork(before=_note_fork, after_in_parent=_note_fork, after_in_child=_after_fork_in_child)

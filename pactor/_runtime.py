@@ -151,27 +151,24 @@ def new_replies(neighbour: str) -> str:
 
 
 #: Where this process has its blocks, see _blocks.
-_blocks: str | None = None
+_blocks_path: str | None = None
 
 
 def blocks(neighbour: str) -> str:
-    """The directory for the blocks of this process, which first sends one to ``neighbour``; made once."""
-    global _blocks
-    if _blocks is None:
-        if _own is not None:
-            _blocks = f"{_own}/blocks.{os.getpid()}"
-        else:
-            place = home(None if _homes else neighbour).path
-            for name in os.listdir(place):  # those of killed processes
-                if name.startswith("blocks.") and not (name[7:].isdigit() and is_running(int(name[7:]))):
-                    remove(f"{place}/{name}")
-            _blocks = f"{place}/blocks.{os.getpid()}"
-            from multiprocessing import util
+    """The directory for the blocks of this process, which sends one to ``neighbour``; removes those of dead ones."""
+    global _blocks_path
+    place = _own or home(None if _homes else neighbour).path
+    for name in os.listdir(place):
+        if name.startswith("blocks.") and not is_running(int(name.split(".")[1])):
+            remove(f"{place}/{name}")
+    if _blocks_path is None or not os.path.isdir(_blocks_path):
+        path = f"{place}/blocks.{os.getpid()}.{os.urandom(8).hex()}"
+        os.mkdir(path, 0o700)
+        from multiprocessing import util
 
-            util.Finalize(None, remove, (_blocks,), exitpriority=3)
-        remove(_blocks)  # an earlier process had the same id
-        os.mkdir(_blocks, 0o700)
-    return _blocks
+        util.Finalize(None, remove, (path,), exitpriority=3)
+        _blocks_path = path
+    return _blocks_path
 
 
 def remove(path: str, keep: str = "") -> None:
@@ -313,8 +310,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _own, _blocks
-    _own = _blocks = None
+    global _own, _blocks_path
+    _own = _blocks_path = None
     _sharing.release()
     for lease in _shared:
         lease.inherit()

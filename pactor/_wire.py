@@ -5,8 +5,8 @@ Rules:
 1. A frame is ``size: u16, kind: u8, head, body`` and has at most PIPE_BUF bytes. POSIX makes a write of that size all
    or nothing, so any number of senders need no lock, and one that is killed leaves no half of a frame.
 2. A body that does not fit is stored as a file in the receiver's mailbox, and the frame names it. The file gets its
-   name when it is complete; its receiver removes the name before it loads it. It is one that the sender uses again and
-   again, where there is one (see `_blocks`): the first word, 0 in a file of its own, is there for that.
+   name when it is complete; its receiver removes the name before it loads it. It may be a block, which the sender uses
+   again and again: the first word is its state (see `_blocks`), which is FREE in all other files.
 3. Buffers that pickle protocol 5 takes out of band lie behind the body in that file, each aligned. The receiver maps
    them: a numpy array is written once and not copied again.
 """
@@ -57,7 +57,7 @@ _ALIGN = 64
 _MAX_MAPPINGS = 256
 _READ_ONLY = 1 << 63
 _U64 = struct.Struct("<Q")
-_START = struct.Struct("<QQQ")  # the word of a block, the number of buffers, the size of the pickle
+_START = struct.Struct("<QQQ")  # the state of a block, the number of buffers, the size of the pickle
 # Linux writes and reads at most 2 GiB in one call, and IOV_MAX is 1,024.
 _MAX_WRITE = 1 << 30
 
@@ -137,13 +137,20 @@ def split_ask(body: bytes) -> tuple[int, bytes, bytes]:
     return number, body[ASK_HEAD.size : end], body[end:]
 
 
-class _Parts(list[Any]):
+class _Mutable(Exception):
+    pass
+
+
+class _Parts(list[bytes]):
     """What a pickler writes to: keeps the parts as they come, of which the large ones are not copied."""
 
-    write = list.append
+    def write(self, part: object) -> None:
+        if type(part) is not bytes:  # a bytearray: between its size and this, another thread may have changed it
+            raise _Mutable
+        self.append(part)
 
 
-def _pickled(obj: object, large: bool = True) -> tuple[list[Any], list[memoryview]]:
+def _pickled(obj: object, large: bool = True) -> tuple[list[bytes], list[memoryview]]:
     """Pickles; returns the parts of the pickle, and the large buffers out of band."""
     buffers: list[memoryview] = []
 
@@ -154,20 +161,25 @@ def _pickled(obj: object, large: bool = True) -> tuple[list[Any], list[memoryvie
         buffers.append(view)
         return False
 
-    parts = _Parts()
     try:
-        if not large:
-            return [pickle.dumps(obj, 5, buffer_callback=out_of_band)], buffers
-        pickle.Pickler(parts, 5, buffer_callback=out_of_band).dump(obj)
+        if large:
+            parts = _Parts()
+            with contextlib.suppress(_Mutable):
+                pickle.Pickler(parts, 5, buffer_callback=out_of_band).dump(obj)
+                return parts, buffers
+            buffers.clear()
+        return [pickle.dumps(obj, 5, buffer_callback=out_of_band)], buffers
     except REFUSALS:
         buffers.clear()
-        parts.clear()
-        pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
-        pickler(parts, 5, True, out_of_band).dump(obj)
-    return parts, buffers
+    import io
+
+    file = io.BytesIO()
+    pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
+    pickler(file, 5, True, out_of_band).dump(obj)
+    return [file.getvalue()], buffers
 
 
-def _stored(directory: str, body: list[Any], buffers: list[memoryview]) -> bytes:
+def _stored(directory: str, body: list[bytes], buffers: list[memoryview]) -> bytes:
     """Writes a pickle and its buffers to a file in the directory; returns its name. Raises as `Channel.post` does."""
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     size = sum(map(len, body))
@@ -182,7 +194,12 @@ def _stored(directory: str, body: list[Any], buffers: list[memoryview]) -> bytes
         if not os.path.lexists(path):  # else an earlier process had the same id
             break
     if not _blocks.store(path, parts, end, inhabited=bool(buffers)):
-        _store(directory, path, parts)
+        try:
+            _store(directory, path, parts)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not _blocks.forget():
+                raise
+            _store(directory, path, parts)
     return name.encode()
 
 
@@ -210,8 +227,12 @@ def capacity(fifo: int) -> int:
 def drop(directory: str, frame: bytes, head: int = 0) -> None:
     """Removes the payload of a frame that was not sent."""
     if frame[2] & STORED:
+        name = frame[HEADER_SIZE + head :]
         with contextlib.suppress(OSError, ValueError):  # gone, or never one
-            _blocks.release(claim(directory, frame[HEADER_SIZE + head :]))
+            try:
+                _blocks.release(claim(directory, name))
+            except OSError:  # no descriptor left to give it back with
+                os.unlink(_path(directory, name))
 
 
 def load(directory: str, name: bytes) -> Any:

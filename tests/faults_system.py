@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import signal
 import tempfile
 
 import pytest
 from fault_actors import Forker, fork_sleepers
 from fault_support import SOON, Program, fault, files_in, need, within
-from support import LIMIT, Recorder
+from support import LIMIT, Recorder, free_descriptors
 
 from pactor import Actor, ActorDied, ask
 
@@ -36,18 +35,6 @@ def fork_everywhere(context, tmp_path):
             process.join()
             process.close()
             child.wait()
-
-
-@contextlib.contextmanager
-def free_descriptors(count):
-    lowest = os.open("/dev/null", os.O_RDONLY)
-    os.close(lowest)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @fault("descriptors used up: a new actor", "OSError at the call and nothing half made, until there are enough")

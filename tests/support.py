@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import resource
 import signal
 import time
 
@@ -65,6 +66,22 @@ def frames_in(data):
 def store(directory, obj):
     """Stores an object as a large one is; returns the file's name."""
     return _wire._stored(directory, *_wire._pickled(obj))
+
+
+@contextlib.contextmanager
+def limited(which, most):
+    before = resource.getrlimit(which)
+    resource.setrlimit(which, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(which, before)
+
+
+def free_descriptors(count):
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    return limited(resource.RLIMIT_NOFILE, lowest + count)
 
 
 class Counter:

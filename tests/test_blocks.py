@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import pathlib
 import pickle
 import random
+import shutil
 import signal
 import threading
 from queue import Full
 
 import pytest
 from mailbox_workers import die
-from support import LIMIT, Recorder
+from support import LIMIT, Recorder, free_descriptors
 
 from pactor import Actor, Mailbox, _blocks, _runtime, _wire, ask
 
@@ -22,7 +25,7 @@ LARGE = 1_000_000
 @pytest.fixture(autouse=True)
 def new_blocks():
     """Those of an earlier test do not count."""
-    del _blocks._blocks[:]
+    del _blocks._own[:]
     _blocks._known.clear()
 
 
@@ -32,7 +35,7 @@ def mailbox():
 
 
 def paths():
-    return [block.path for block in _blocks._blocks]
+    return [block.path for block in _blocks._own]
 
 
 def buffer(byte):
@@ -137,13 +140,18 @@ def test_what_a_killed_receiver_had_is_not_used_again(mailbox, start, where):
 
 def test_all_together_are_bounded(mailbox):
     sizes = random.Random(0).choices(range(100_000, _blocks.LARGEST, 1000), k=40)
-    for size in sizes:
-        mailbox.put(bytes(size))
-        assert len(_blocks._blocks) <= _blocks._COUNT
-        assert sum(map(len, _blocks._blocks)) <= _blocks._TOTAL
-    assert sizes == [len(mailbox.get()) for _ in sizes]
-    assert len(_blocks._known) <= _blocks._COUNT
-    assert sum(map(len, _blocks._known.values())) <= _blocks._TOTAL
+    for ahead in (1, 10):
+        queue = []
+        for size in sizes:
+            mailbox.put(bytes(size))
+            queue.append(size)
+            assert 0 < len(_blocks._own) <= _blocks._COUNT
+            assert sum(map(len, _blocks._own)) <= _blocks._TOTAL
+            if len(queue) == ahead:
+                assert queue.pop(0) == len(mailbox.get())
+                assert len(_blocks._known) <= _blocks._COUNT_KNOWN
+                assert sum(map(len, _blocks._known.values())) <= _blocks._TOTAL_KNOWN
+        assert queue == [len(mailbox.get()) for _ in queue]
 
 
 def test_what_is_larger_or_where_there_is_little_room_goes_into_a_file(mailbox, monkeypatch):
@@ -193,17 +201,17 @@ def test_a_process_takes_its_blocks_with_it(context, start, mailbox):
         mailbox.get(timeout=LIMIT)
     process.join(LIMIT)
     assert 0 == process.exitcode
-    assert [] == [name for name in os.listdir(_runtime.home().path) if name == f"blocks.{process.pid}"]
+    assert [] == [*pathlib.Path(_runtime.home().path).glob(f"blocks.{process.pid}.*")]
 
 
-def test_those_of_a_killed_process_are_removed_by_the_next(monkeypatch):
-    left = pathlib.Path(_runtime.home().path, f"blocks.{2**22 + 1}")
+def test_those_of_a_killed_process_are_removed_when_the_next_is_made(mailbox):
+    left = pathlib.Path(_runtime.home().path, f"blocks.{2**22 + 1}.0")
     left.mkdir()
     (left / "1").write_bytes(bytes(100))
-    monkeypatch.setattr(_runtime, "_blocks", None)
-    made = _runtime.blocks(str(left.parent / "mailbox"))
-    assert os.path.isdir(made)
+    mailbox.put(bytes(LARGE))
+    assert 1 == len(paths())
     assert not left.exists()
+    mailbox.get()
 
 
 def test_a_file_that_is_cut_short_harms_nobody(mailbox):
@@ -213,3 +221,133 @@ def test_a_file_that_is_cut_short_harms_nobody(mailbox):
     pathlib.Path(path).write_bytes(b"\1")
     with pytest.raises(Exception, match="requires a buffer"):
         _wire.load(mailbox.directory, name)
+
+
+def test_what_interrupts_the_choice_of_a_block_does_not_get_the_same(mailbox, monkeypatch):
+    mailbox.put(bytes(LARGE))
+    mailbox.get()
+    is_free = _blocks._Block.is_free
+    interruptions = iter([True])
+
+    def interrupted(block):
+        free = is_free(block)
+        if next(interruptions, False):
+            mailbox.put(b"first" + bytes(LARGE))
+        return free
+
+    monkeypatch.setattr(_blocks._Block, "is_free", interrupted)
+    mailbox.put(b"x" * LARGE)
+    assert b"first" + bytes(LARGE) == mailbox.get()
+    assert b"x" * LARGE == mailbox.get()
+
+
+class Shrinks:
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce__(self):
+        del self.data[10:]
+        return Shrinks, (b"",)
+
+
+@pytest.mark.parametrize("size", [LARGE, _blocks.LARGEST + 1])
+def test_what_changes_while_it_is_pickled_comes_as_it_was(mailbox, size):
+    for _ in range(2):
+        data = bytearray(b"x" * size)
+        mailbox.put([data, Shrinks(data)])
+        assert b"x" * size == mailbox.get()[0]
+
+
+class Late:
+    """Looks at what it had when it is collected."""
+
+    def __init__(self, data, mailbox, seen):
+        self.all = self, data, mailbox, seen
+
+    def __del__(self):
+        _, data, mailbox, seen = self.all
+        mailbox.put(pickle.PickleBuffer(b"y" * LARGE))
+        seen.append(bytes(data[:3]))
+
+
+def test_what_lives_in_a_cycle_is_not_overwritten_while_that_is_collected(mailbox):
+    for value in (b"x", b"z"):
+        mailbox.put(pickle.PickleBuffer(value * LARGE))
+    seen = []
+    data = mailbox.get()
+    Late(data, mailbox, seen)
+    del data
+    gc.collect()
+    assert [b"xxx"] == seen
+    assert [b"z", b"y"] == [bytes(mailbox.get())[:1] for _ in range(2)]
+
+
+def test_what_is_small_does_not_keep_a_large_block(mailbox):
+    mailbox.put(bytes(30 * LARGE))
+    mailbox.get()
+    for size in (100_000, 5_000):
+        mailbox.put(bytes(size))
+        assert size == len(mailbox.get())
+    assert 2 == len(paths())  # none for the smallest
+
+
+def test_those_that_never_come_back_make_room_after_a_while(mailbox, monkeypatch):
+    for _ in range(20):
+        mailbox.put(bytes(LARGE))
+    first = paths()
+    assert _blocks._COUNT == len(first)
+    monkeypatch.setattr(_blocks, "_LOST", -1.0)
+    mailbox.put(bytes(LARGE))
+    assert first != paths()
+    assert [bytes(LARGE)] * 21 == [mailbox.get() for _ in range(21)]
+
+
+def test_where_there_is_no_room_for_a_file_the_free_blocks_make_some(mailbox, monkeypatch):
+    mailbox.put(bytes(LARGE))
+    mailbox.get()
+    store = _wire._store
+
+    def full(*arguments):
+        if paths():
+            raise OSError(errno.ENOSPC, "full")
+        store(*arguments)
+
+    monkeypatch.setattr(_wire, "_store", full)
+    mailbox.put(bytes(5_000))
+    assert bytes(5_000) == mailbox.get()
+    mailbox.put(bytes(LARGE))  # one that is not free
+    with pytest.raises(OSError, match="full"):
+        mailbox.put(bytes(5_000))
+    assert bytes(LARGE) == mailbox.get()
+
+
+def test_a_directory_that_could_not_be_made_or_is_gone_is_made_again(mailbox, monkeypatch):
+    monkeypatch.setattr(_runtime, "_blocks_path", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", lambda *_: _raise(OSError(errno.ENOSPC, "full")))
+        mailbox.put(bytes(LARGE))
+    assert [] == paths()
+    mailbox.put(bytes(LARGE))
+    mailbox.get()
+    mailbox.get()
+    (path,) = paths()
+    shutil.rmtree(os.path.dirname(path))
+    for _ in range(3):
+        mailbox.put(bytes(LARGE))
+        assert bytes(LARGE) == mailbox.get()
+    assert 1 == len(paths()) and [path] != paths()
+
+
+def _raise(error):
+    raise error
+
+
+def test_without_descriptors_what_is_not_sent_leaves_no_file():
+    mailbox = Mailbox(1)
+    mailbox.put(bytes(LARGE))
+    mailbox.get()
+    mailbox.put(0)
+    before = sorted(os.listdir(mailbox.directory))
+    with free_descriptors(0), pytest.raises(Full):
+        mailbox.put(bytes(LARGE), block=False)
+    assert before == sorted(os.listdir(mailbox.directory))

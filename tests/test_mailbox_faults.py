@@ -17,7 +17,7 @@ from queue import Empty, Full
 
 import pytest
 from mailbox_workers import consume, die, get_into, item, produce, put_all, recorded
-from support import LIMIT, eventually
+from support import LIMIT, eventually, free_descriptors, limited
 from test_mailbox import BOTH, drained, exitcode, is_being_read, names
 
 from pactor import Mailbox, _blocks, _mailbox, _runtime, _wire
@@ -330,22 +330,6 @@ def test_rubbish_in_the_hand_of_a_killed_reader_harms_nobody(start):
 
 
 # No room.
-
-
-@contextlib.contextmanager
-def limited(which, most):
-    before = resource.getrlimit(which)
-    resource.setrlimit(which, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(which, before)
-
-
-def free_descriptors(count):
-    lowest = os.open("/dev/null", os.O_RDONLY)
-    os.close(lowest)
-    return limited(resource.RLIMIT_NOFILE, lowest + count)
 
 
 @pytest.mark.parametrize("maxsize", [0, 3])
