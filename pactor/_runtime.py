@@ -159,7 +159,8 @@ def blocks(neighbour: str) -> str:
     global _blocks_path
     place = _own or home(None if _homes else neighbour).path
     for name in os.listdir(place):
-        if name.startswith("blocks.") and not is_running(int(name.split(".")[1])):
+        kind, pid, *_ = [*name.split("."), ""]
+        if kind == "blocks" and not (pid.isdigit() and is_running(int(pid))):
             remove(f"{place}/{name}")
     if _blocks_path is None or not os.path.isdir(_blocks_path):
         path = f"{place}/blocks.{os.getpid()}.{os.urandom(8).hex()}"
