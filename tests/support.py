@@ -70,6 +70,7 @@ def store(directory, obj):
 
 @contextlib.contextmanager
 def limited(which, most):
+    """With fewer resources than usual."""
     before = resource.getrlimit(which)
     resource.setrlimit(which, (most, before[1]))
     try:

@@ -36,6 +36,7 @@ LARGE = [
 # Where a process is killed, with what kind of items, and whether its own is in the mailbox then.
 PUTTING = {
     "before pactor._channel:Channel.pack": ("any", False),
+    "half os:writev": ("large", False),
     "half pactor._blocks:_fill": ("large", False),
     "after pactor._blocks:_take": ("large", False),
     "before os:link": ("large", False),
@@ -57,6 +58,7 @@ PUTTING = {
 #: Where a large item has no file yet that would be left.
 FILELESS = (
     "before pactor._channel:Channel.pack",
+    "half os:writev",
     "after pactor._blocks:_take",
     "half pactor._blocks:_fill",
     "before os:link",

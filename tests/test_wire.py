@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import itertools
@@ -14,7 +13,7 @@ import resource
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
-from support import frames_in, store
+from support import frames_in, limited, store
 
 from pactor import _wire
 
@@ -183,17 +182,6 @@ def test_raises_what_pickling_raises_and_leaves_nothing(directory, small):
     with pytest.raises(ZeroDivisionError, match="mine"):
         store(directory, obj)
     assert [] == names(directory)
-
-
-@contextlib.contextmanager
-def limited(which, most):
-    """With fewer resources than usual."""
-    before = resource.getrlimit(which)
-    resource.setrlimit(which, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(which, before)
 
 
 def test_raises_oserror_where_there_is_no_room_and_leaves_nothing(directory):
