@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import pathlib
+import signal
 import threading
 
 import pytest
@@ -19,6 +20,10 @@ METHODS = ("fork", "forkserver", "spawn")
 
 # What the tests wrap is in modules that import much. (Programs of the tests have a fork server that knows of nothing.)
 multiprocessing.set_forkserver_preload(["pytest", "hypothesis", "support", "mailbox_workers", "fault_actors"])
+
+# A shell starts what is to run in the background with SIGINT ignored, and all that comes from it would ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=METHODS)
