@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import sys
@@ -18,6 +17,10 @@ from ._telling import said
 
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
+
+
+#: The handler of SIGTERM that is this process's alone, and the one before.
+_sigterm: tuple[Callable[..., object], Any] | None = None
 
 
 def main(mailbox: Mailbox[Any], name: str, target: object, on_failure: str, owner: int) -> None:
@@ -67,13 +70,28 @@ def _give_up(mailbox: Mailbox[Any], name: str, error: OSError) -> NoReturn:
 
 def take_sigterm(handler: Callable[..., object]) -> None:
     """Sets the handler, for this process alone: what it forks can be terminated as ever, from its first moment."""
-    before = signal.signal(signal.SIGTERM, handler)
+    global _sigterm
+    _sigterm = handler, signal.signal(signal.SIGTERM, handler)
 
-    def give_back() -> None:
+
+def _before_fork() -> None:
+    if _sigterm:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _after_fork_in_parent() -> None:
+    if _sigterm:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _after_fork_in_child() -> None:
+    global _sigterm
+    if _sigterm:
+        (handler, before), _sigterm = _sigterm, None
         if signal.getsignal(signal.SIGTERM) == handler:
             signal.signal(signal.SIGTERM, before)
-        unblock()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # last: the parent's handler must not get one
 
-    unblock = functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
-    block = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
-    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=give_back)
+
+# Once for all: a process may come from one that had a handler of its own, as an actor from its supervisor.
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

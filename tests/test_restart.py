@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+from programs import METHODS, run
 from support import LIMIT, Counter, Recorder, eventually, reached, runs
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, ask
@@ -207,6 +208,36 @@ def test_sigterm_is_a_polite_close_and_no_failure(context, whom):
         assert 0 == actor.exitcode
         with pytest.raises(ActorClosed, match="SIGTERM"):
             actor.proxy.note(1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_it_forks_can_be_terminated_from_its_first_moment(method, tmp_path):
+    """Though its supervisor has a handler of SIGTERM too, and a fork gives back both."""
+    (tmp_path / "program.py").write_text(TERMINATES_A_CHILD)
+    assert "-15" == run("program.py", method, tmp_path).strip()
+
+
+TERMINATES_A_CHILD = """
+import os, signal
+
+early = []
+os.register_at_fork(after_in_child=lambda: early and os.kill(os.getpid(), signal.SIGTERM))  # before pactor's own
+
+from pactor import Actor, Restart, ask
+
+class Forker:
+    def fork(self):
+        early.append(True)
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        early.clear()
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+if __name__ == "__main__":
+    with Actor(Forker(), on_failure=Restart()) as actor:
+        print(ask(actor.proxy.fork).result(timeout=60))
+"""
 
 
 def test_sys_exit_is_no_failure(context):
