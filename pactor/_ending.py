@@ -111,7 +111,9 @@ def find(mailbox: str) -> Ending:
         if time.monotonic() > deadline:
             return UNKNOWN
         time.sleep(0.001)
-    return of_exit(exitcode, pid, mailbox)
+    ending = of_exit(exitcode, pid, mailbox)
+    # The owner may have left word just now and removed the rest, in which of_exit looked for what was executed.
+    return read(mailbox) or ending
 
 
 def _exitcode_of_zombie(pid: int) -> int | None:

@@ -12,9 +12,9 @@ import sys
 import textwrap
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually
+from support import LIMIT, Counter, Recorder, eventually, runs
 
-from pactor import Actor, ActorClosed, ActorDied, Restart, ask, current_actor, watch
+from pactor import Actor, ActorClosed, ActorDied, Restart, _ending, ask, current_actor, watch
 
 
 class Hooked(Recorder):
@@ -153,6 +153,20 @@ class Watcher(Recorder):
 
     def watch_self(self):
         watch(current_actor().proxy, self.ended)
+
+
+def test_who_looks_while_the_owner_leaves_word_learns_what_the_owner_knows(monkeypatch):
+    """Between its two looks the owner has left a note and removed the rest."""
+
+    def find_nothing(path):
+        _ending.write(os.path.dirname(path), _ending.Ending(False, "died at spam()"))
+
+    with Actor(Counter()) as actor:
+        os.kill(actor.pid, signal.SIGKILL)
+        eventually(lambda: not runs(actor.pid))
+        monkeypatch.setattr(_ending._inbox, "executing", find_nothing)
+        assert "died at spam()" == _ending.find(actor._mailbox.directory).reason
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(
