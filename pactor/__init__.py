@@ -8,7 +8,7 @@ from ._actor import Actor
 from ._current import CurrentActor, current_actor, watch
 from ._enqueue import Enqueue, EnqueueLater, Timer
 from ._errors import ActorClosed, ActorDied, ActorError, DeadlockError, RemoteError
-from ._proxy import ask
+from ._proxy import ask, tell
 
 if TYPE_CHECKING:
     from ._future import Future
@@ -33,6 +33,7 @@ __all__ = [
     "Timer",
     "ask",
     "current_actor",
+    "tell",
     "watch",
 ]
 

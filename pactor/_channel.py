@@ -15,12 +15,15 @@ import threading
 import weakref
 from collections.abc import Callable
 from queue import Full
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from . import _ending, _wire
 from ._errors import ActorError
 from ._slots import SenderSlots
-from ._waiting import wait
+from ._waiting import is_ready, wait, wait_for_room
+
+if TYPE_CHECKING:
+    from ._awaiting import Outbox
 
 _channels: weakref.WeakValueDictionary[str, Channel] = weakref.WeakValueDictionary()
 _opening = threading.RLock()
@@ -53,8 +56,10 @@ class Channel:
         self.ending: _ending.Ending | None = None
         #: The owner knows more than others.
         self.find_ending: Callable[[str], _ending.Ending] = _ending.find
+        #: What event loops are to send when there is room, each in its thread. While there is any, ``fd`` is -1.
+        self.outboxes: dict[int, Outbox] = {}
         self._slots: SenderSlots | None = None
-        self._is_reader = False
+        self.is_reader = False
 
     def __del__(self) -> None:
         self.close()
@@ -82,7 +87,7 @@ class Channel:
     def pack(self, kind: int, head: bytes, obj: object) -> bytes:
         """Makes the frame that carries an object, stored over there if it is large; raises as `post` does."""
         self.open()
-        if self._is_reader:
+        if self.is_reader:
             kind |= _wire.OWN
         try:
             frame = _wire.pack(self.mailbox, kind, head, obj, self.large)
@@ -95,10 +100,21 @@ class Channel:
 
     def send(self, frame: bytes, deadline: float | None = None) -> None:
         """Sends a frame, as `post` does."""
+        outbox = self.outboxes.get(threading.get_ident())
+        if (outbox and not outbox.flush(deadline)) or not self.deliver(frame, deadline):
+            raise Full
+
+    def deliver(self, frame: bytes, deadline: float | None) -> bool:
+        """Sends a frame; False where there was no room until the deadline."""
         self.open()
         send = self._slots.send if self._slots else Channel.send_without_slot
-        if not send(self, frame, deadline):
-            raise Full
+        return send(self, frame, deadline)
+
+    def deliver_now(self, frame: bytes) -> bool:
+        """The same without waiting."""
+        self.open()
+        # A slot that is taken and not used is lost for a while, so there has to be room for the frame first.
+        return not (self._slots and not is_ready(self.file, select.POLLOUT)) and self.deliver(frame, 0)
 
     def try_send(self, frame: bytes) -> bool:
         """Writes a frame that takes no slot; False where there is no room now."""
@@ -120,7 +136,19 @@ class Channel:
 
     def make_room(self, deadline: float | None) -> bool:
         """Waits until there may be room in the FIFO; False once the deadline is past."""
-        return wait(self.file, select.POLLOUT, deadline)
+        if self.is_reader:  # who makes room while it waits
+            return wait(self.file, select.POLLOUT, deadline)
+        return wait_for_room(self.file, select.POLLOUT, deadline, self.name)
+
+    def lacks(self) -> tuple[int, int]:
+        """What a frame has to wait for: a descriptor, and what it has to be ready for."""
+        if self._slots and is_ready(self.file, select.POLLOUT):
+            return self._slots.fd, select.POLLIN
+        return self.file, select.POLLOUT
+
+    def choose_way(self) -> None:
+        """Lets frames be written without further ado, or not."""
+        self.fd = -1 if self._slots or self.outboxes or self.ending else self.file
 
     def open(self) -> None:
         """Opens the way, if it is not open; raises ActorClosed or ActorDied where it leads nowhere any more."""
@@ -141,17 +169,16 @@ class Channel:
             try:
                 if not stat.S_ISFIFO(os.fstat(file).st_mode):
                     raise OSError(errno.EINVAL, "not a mailbox", self.mailbox)
-                self._slots = None if self._is_reader else SenderSlots.open(self.mailbox)
+                self._slots = None if self.is_reader else SenderSlots.open(self.mailbox)
             except BaseException:
                 os.close(file)
                 raise
             self.file = file
-            if self._slots is None:
-                self.fd = file
+            self.choose_way()
 
     def open_as_reader(self) -> None:
         """The same in the process that reads: its messages to itself can't wait for slots."""
-        self._is_reader = True
+        self.is_reader = True
         self.headers = _wire.OWN_ITEM_HEADERS
         self.close()
         self.open()
@@ -185,7 +212,8 @@ def _after_fork() -> None:
     _opening = threading.RLock()
     for way in list(_channels.values()):
         way.close()
-        way._is_reader = False
+        way.is_reader = False
+        way.outboxes = {}
         way.find_ending = _ending.find
         way.headers = _wire.ITEM_HEADERS
 

@@ -6,7 +6,7 @@ import concurrent.futures
 import functools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ PENDING, FINISHED = "PENDING", "FINISHED"
 class Future(concurrent.futures.Future[R]):
     """The reply to an ask, some time: a `concurrent.futures.Future`.
 
-    `result`, `exception`, callbacks, `concurrent.futures.wait` and ``as_completed`` do what they do there. `cancel`
-    gives up waiting; the actor executes the message all the same, and its reply is dropped.
+    It can be awaited. `result`, `exception`, callbacks, `concurrent.futures.wait` and ``as_completed`` do what they do
+    there. `cancel` gives up waiting; the actor executes the message all the same, and its reply is dropped.
     """
 
     # Whoever is first to claim the decision decides: a reply, or cancel. That needs no lock, and the condition, which
@@ -68,6 +68,19 @@ class Future(concurrent.futures.Future[R]):
             self._replies.wait(self, timeout)
         return super().exception(0)
 
+    def __await__(self) -> Generator[Any, None, R]:
+        """Waits in a coroutine, where `result` would keep all of its event loop waiting::
+
+            total = await ask(counter.proxy.total)
+
+        That is for asyncio, and loops that take its place, as uvloop. Cancelling the task cancels the future.
+        """
+        if self._state != FINISHED:
+            from . import _awaiting
+
+            yield from _awaiting.wait(self)
+        return self.result(0)
+
     def done(self) -> bool:
         """Whether the reply is there, or will not come."""
         if self._state == PENDING:
@@ -82,8 +95,12 @@ class Future(concurrent.futures.Future[R]):
         return self.cancelled()
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R]], object]) -> None:
-        super().add_done_callback(fn)
+        self._when_done(fn)
         self._replies.help(self)
+
+    def _when_done(self, fn: Callable[[concurrent.futures.Future[R]], object]) -> None:
+        """The same for somebody who sees to it that replies are read."""
+        super().add_done_callback(fn)
 
     def _claim(self, decision: str) -> bool:
         """Whether it is this that decides the future; of several threads, the first."""

@@ -14,13 +14,14 @@ import os
 import pickle
 import sys
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, overload
 
 from . import _wire
 from ._channel import Channel, channel
 
 if TYPE_CHECKING:
+    import concurrent.futures
     import inspect
     from typing import ParamSpec, TypeVar
 
@@ -118,23 +119,53 @@ def is_dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
 
 
-def ask(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+@overload
+def ask(
+    method: Callable[P, Coroutine[Any, Any, R] | concurrent.futures.Future[R]], /, *args: P.args, **kwargs: P.kwargs
+) -> Future[R]: ...
+
+
+@overload
+def ask(method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+
+
+def ask(method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
     """Calls a method of an actor and returns a `Future` of what it returns::
 
         ask(counter.proxy.total).result(timeout=5)
+        await ask(counter.proxy.total)  # in a coroutine
 
     ``method`` is a method of a proxy, the other arguments are the method's. They are checked and pickled here: raises
     TypeError where they do not fit, and what pickling raises. Raises ActorClosed or ActorDied where it is known that
     the actor takes no more messages. An exception of the method itself is raised by `Future.result`, with its type;
     the remote traceback is its ``__cause__``.
     """
+    way = _checked("ask", method, args, kwargs)
+    return _replies(way.mailbox).ask(way, method.__name__, args, kwargs)
+
+
+async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    """Sends a message from a coroutine, and waits where there is no room in the mailbox::
+
+        await tell(counter.proxy.add, 5)
+
+    That is ``counter.proxy.add(5)``, which would keep the whole event loop waiting then, and warns of it. Cancelled
+    while it waits, it sends nothing. Raises what the call would raise.
+    """
+    way = _checked("tell", method, args, kwargs)
+    from . import _awaiting
+
+    await _awaiting.tell(way, (method.__name__, args, kwargs))
+
+
+def _checked(whose: str, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Channel:
+    """The way of the message, if it is one."""
     proxy = getattr(method, "__self__", None)
     check = getattr(method, "__check__", None)
     if not isinstance(proxy, Proxy) or check is None:
-        raise TypeError(f"ask() takes a method of a proxy, as in ask(actor.proxy.method, ...), not {method!r}")
+        raise TypeError(f"{whose}() takes a method of a proxy, as in {whose}(actor.proxy.method, ...), not {method!r}")
     check(proxy, *args, **kwargs)
-    way = proxy.__channel__
-    return _replies(way.mailbox).ask(way, method.__name__, args, kwargs)
+    return proxy.__channel__
 
 
 def _replies(mailbox: str) -> Replies:

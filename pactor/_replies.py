@@ -71,6 +71,7 @@ class Replies:
         self._patience = _waiting.Patience()
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
+        self._bundle: _waiting.Bundle | None = None
         self._watched: dict[int, weakref.ref[Channel]] = {}
 
     def close(self) -> None:
@@ -78,6 +79,8 @@ class Replies:
         os.close(self.fd)
         os.close(self._writer)
         self._inbox.close()
+        if self._bundle:
+            self._bundle.close()
         self.fd = self._writer = -1
 
     def ask(self, way: Channel, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
@@ -88,7 +91,13 @@ class Replies:
         message = (name, args, kwargs)
         try:
             if not self._ask_quickly(way, number, message):
-                way.post(_wire.ASK, _wire.ASK_HEAD.pack(number, len(self._address)) + self._address, message)
+                head = _wire.ASK_HEAD.pack(number, len(self._address)) + self._address
+                if _waiting.running_loop() is None or way.is_reader:
+                    way.post(_wire.ASK, head, message)
+                else:
+                    from . import _awaiting
+
+                    _awaiting.ask(way, head, message, future)
         except BaseException:
             self.forget(number)
             raise
@@ -96,6 +105,8 @@ class Replies:
         if watched is None or watched() is not way:
             self._watched[way.file] = weakref.ref(way)
             self._poll.register(way.file, 0)  # only errors, which are always reported
+            if self._bundle:
+                self._bundle.register(way.file, 0)
             self._nudge()
         return future
 
@@ -109,6 +120,10 @@ class Replies:
         """Waits until the future is done, or for ``timeout`` seconds. Raises DeadlockError."""
         self._check_owner()
         deadline = _waiting.deadline_in(timeout)
+        if future._way.outboxes:
+            from . import _awaiting
+
+            _awaiting.send_stranded(future._way, deadline)
         deadlocks = _current.deadlocks()
         if deadlocks is None:
             self._wait(future, deadline)
@@ -136,18 +151,33 @@ class Replies:
                 return future._state != PENDING
             self._replace_leader()
 
-    def read_now(self) -> None:
-        """Hands out what has arrived; waits for nothing."""
+    def read_now(self) -> bool:
+        """Hands out what has arrived; waits for nothing. False where another thread is to do so."""
         self._check_owner()
-        if self.claim():
-            try:
-                self._lead(lambda: False, 0)
-            finally:
-                self.release()
+        if not self.claim():
+            return False
+        try:
+            self._lead(lambda: False, 0)
+        finally:
+            self.release()
+        return True
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something for `read_now` to hand out."""
+        self._check_owner()
+        with self._helping:
+            if self._bundle is None:
+                self._bundle = _waiting.Bundle()
+                self.register(self._bundle)
+        return self._bundle.fileno()
 
     def help(self, future: Future[Any]) -> None:
         """Has the future resolved also while nobody waits for it in here."""
         self._check_owner()
+        if future._way.outboxes:
+            from . import _awaiting
+
+            _awaiting.send_stranded(future._way, None, running=False)
         with self._helping:
             if future._number in self._pending:
                 self._helped.add(future._number)
@@ -167,7 +197,7 @@ class Replies:
         self._depth += 1
         return True
 
-    def register(self, poll: select.poll) -> None:
+    def register(self, poll: select.poll | _waiting.Bundle) -> None:
         poll.register(self.fd, select.POLLIN)
         for fd in list(self._watched):
             poll.register(fd, 0)
@@ -212,7 +242,7 @@ class Replies:
                 self._resolve(self._inbox.kind, body)
             self._in_doubt = False
         self._hand_out()
-        if len(_waiting.readers) > 1:
+        if len(_waiting.readers) > 1 and deadline != 0:
             poll = select.poll()
             self.register(poll)
             others = [reader for reader in _waiting.readers if reader is not self and reader.claim()]
@@ -312,7 +342,7 @@ class Replies:
         except Exception as failure:
             error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")
             error.__cause__ = failure
-        self._finish(number, future, value, error)
+        self.finish(future, value, error)
 
     def _bury(self, fd: int) -> None:
         """Ends what an actor owes that is gone."""
@@ -322,25 +352,28 @@ class Replies:
                 pass
             ending = way.look()
             way.end(ending)
-            for number, future in list(self._pending.items()):
+            for future in list(self._pending.values()):
                 if future._way is way:
-                    self._finish(number, future, None, ending.error(way.name))
+                    self.finish(future, None, ending.error(way.name))
         self._watched.pop(fd, None)
         _forget(self._poll, fd)
+        if self._bundle:
+            _forget(self._bundle, fd)
 
-    def _finish(self, number: int, future: Future[Any], value: object, error: BaseException | None) -> None:
+    def finish(self, future: Future[Any], value: object, error: BaseException | None) -> None:
+        """Decides a future."""
         try:
             future._finish(value, error)
         finally:
-            self._pending.pop(number, None)
-            self._helped.discard(number)
+            self._pending.pop(future._number, None)
+            self._helped.discard(future._number)
 
     def _check_owner(self) -> None:
         if self.fd < 0:
             raise RuntimeError("this process was forked from the one that asked, and the reply goes there")
 
 
-def _forget(poll: select.poll, fd: int) -> None:
+def _forget(poll: select.poll | _waiting.Bundle, fd: int) -> None:
     try:
         poll.unregister(fd)
     except KeyError:

@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ._waiting import wait
+from ._waiting import wait_for_room
 
 if TYPE_CHECKING:
     from ._channel import Channel
@@ -32,7 +32,7 @@ class SenderSlots:
     """The sender's side."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._lock = threading.RLock()  # the flock is one for all threads
 
     @classmethod
@@ -44,26 +44,26 @@ class SenderSlots:
             return None
 
     def __del__(self, _close: Callable[[int], None] = os.close) -> None:
-        _close(self._fd)
+        _close(self.fd)
 
     def send(self, channel: Channel, frame: bytes, deadline: float | None) -> bool:
         """Sends with a slot; False where there was none until the deadline."""
         while True:
             with self._lock:
-                fcntl.flock(self._fd, fcntl.LOCK_SH)
+                fcntl.flock(self.fd, fcntl.LOCK_SH)
                 try:
                     if self._take():
                         # Whoever gives up now loses the slot until the reader misses it.
                         return channel.send_without_slot(frame, deadline)
                 finally:
-                    fcntl.flock(self._fd, fcntl.LOCK_UN)
-            if not wait(self._fd, select.POLLIN, deadline):
+                    fcntl.flock(self.fd, fcntl.LOCK_UN)
+            if not wait_for_room(self.fd, select.POLLIN, deadline, channel.name):
                 return False
 
     def _take(self) -> bool:
         try:
             # Nothing, not even a slot: the reader is gone, and the write will say so.
-            os.read(self._fd, 1)
+            os.read(self.fd, 1)
             return True
         except BlockingIOError:
             return False

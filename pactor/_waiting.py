@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import select
+import selectors
+import sys
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Reader(Protocol):
@@ -68,6 +70,65 @@ def wait(fd: int, event: int, deadline: float | None) -> bool:
             reader.release()
 
 
+def wait_for_room(fd: int, event: int, deadline: float | None, whose: str) -> bool:
+    """The same for a sender, who is told where all of its event loop waits."""
+    if running_loop() is not None and (deadline is None or time.monotonic() < deadline):
+        import warnings
+
+        frame, level = sys._getframe(), 1
+        while frame.f_back and frame.f_globals.get("__package__") == __package__:
+            frame, level = frame.f_back, level + 1
+        text = f"no room in the mailbox of {whose!r}: the event loop stands still until there is; use await tell(...)"
+        warnings.warn(text, RuntimeWarning, level)
+    return wait(fd, event, deadline)
+
+
+def running_loop() -> Any:
+    """The event loop of asyncio that this thread is in; None where it is in none."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio._get_running_loop() if asyncio else None
+
+
+def is_ready(fd: int, event: int) -> bool:
+    """Whether ``fd`` is ready for ``event``, or broken."""
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(0))
+
+
+class Bundle:
+    """Like `select.poll`, and itself a descriptor: readable when something in it is ready.
+
+    So an event loop, or another poll, can wait for all of it at once.
+    """
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def fileno(self) -> int:
+        fd: int = self._selector.fileno()
+        return fd
+
+    def close(self) -> None:
+        self._selector.close()
+
+    def register(self, fd: int, events: int) -> None:
+        """Where ``events`` is 0, only its end counts, which is always reported; not for the reading end of a pipe."""
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+        self._selector.register(fd, selectors.EVENT_WRITE if events & select.POLLOUT else selectors.EVENT_READ)
+
+    modify = register
+
+    def unregister(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        """What is ready; ``timeout`` is in milliseconds."""
+        seconds = None if timeout is None else timeout / 1000
+        return [(key.fd, events) for key, events in self._selector.select(seconds)]
+
+
 class Patience:
     """Polls a while before it sleeps, where what it waits for has lately come soon."""
 
@@ -82,6 +143,8 @@ class Patience:
 
     def poll(self, poll: select.poll, deadline: float | None) -> list[tuple[int, int]]:
         """The events of ``poll``; waits for one until the deadline."""
+        if deadline == 0:
+            return poll.poll(0)
         if self._rest:
             self._rest -= 1
         else:

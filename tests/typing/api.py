@@ -30,6 +30,7 @@ from pactor import (
     Timer,
     ask,
     current_actor,
+    tell,
     watch,
 )
 
@@ -144,10 +145,17 @@ def a_reply_has_the_type_that_the_method_returns(counter: Actor[Counter]) -> Non
 
 
 def an_ask_checks_the_arguments(counter: Actor[Counter]) -> None:
-    ask(counter.proxy.add, "one")  # type: ignore[arg-type]
-    ask(counter.proxy.add)  # type: ignore[call-arg]
-    ask(counter.proxy.add, 1, thrice=True)  # type: ignore[call-arg]
-    ask(counter.proxy.total())  # type: ignore[arg-type]
+    ask(counter.proxy.add, "one")  # type: ignore[call-overload]
+    ask(counter.proxy.add)  # type: ignore[call-overload]
+    ask(counter.proxy.total())  # type: ignore[call-overload]
+
+
+async def a_coroutine_awaits_replies_and_room(counter: Actor[Counter]) -> None:
+    assert_type(await ask(counter.proxy.total), int)
+    await tell(counter.proxy.add, 1, twice=True)
+    await tell(counter.proxy.add, "one")  # type: ignore[arg-type]
+    await tell(counter.proxy.total())  # type: ignore[arg-type]
+    tell(counter.proxy.add, 1)  # type: ignore[unused-coroutine]
 
 
 def a_proxy_goes_wherever_its_class_does(counter: Actor[Counter]) -> None:
