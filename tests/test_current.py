@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -161,7 +162,8 @@ def test_who_looks_while_the_owner_leaves_word_learns_what_the_owner_knows(monke
     def find_nothing(path):
         _ending.write(os.path.dirname(path), _ending.Ending(False, "died at spam()"))
 
-    with Actor(Counter()) as actor:
+    # Forked, it stays to be looked at until its owner reaps it.
+    with Actor(Counter(), context=multiprocessing.get_context("fork")) as actor:
         os.kill(actor.pid, signal.SIGKILL)
         eventually(lambda: not runs(actor.pid))
         monkeypatch.setattr(_ending._inbox, "executing", find_nothing)
