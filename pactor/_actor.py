@@ -39,6 +39,9 @@ _INTERRUPT_AGAIN = 0.2
 #: How long a supervisor may take to start the actor's process, in seconds, to be asked for its id.
 _STARTED = 10.0
 
+#: How many messages an actor with coroutines executes at once where nothing else is said.
+_CONCURRENCY = 1_000
+
 _numbers: dict[str, itertools.count[int]] = {}
 
 
@@ -54,7 +57,8 @@ class Actor(Generic[T]):
     number of messages in the mailbox from which on its senders wait; 0 for no bound but the system's: senders outside
     of actors wait when about 64 KB are unread. ``on_failure`` is what to do when a method raises and nobody waits for
     its reply: ``"resume"`` logs it and goes on with the next message, ``"stop"`` logs it and ends the actor, and a
-    `Restart` restarts the actor, also when its process dies. ``context`` is a context of multiprocessing, for another
+    `Restart` restarts the actor, also when its process dies. ``concurrency`` is how many messages an actor with
+    `async def` methods executes at once, 1,000 by default. ``context`` is a context of multiprocessing, for another
     start method than its default.
 
     Raises TypeError or ValueError for arguments that can't be right, what pickling the target raises, and OSError
@@ -75,6 +79,7 @@ class Actor(Generic[T]):
         name: str | None = None,
         maxsize: int = 0,
         on_failure: Literal["resume", "stop"] | Restart = "resume",
+        concurrency: int | None = None,
         context: BaseContext | None = None,
     ) -> None: ...
 
@@ -87,6 +92,7 @@ class Actor(Generic[T]):
         name: str | None = None,
         maxsize: int = 0,
         on_failure: Literal["resume", "stop"] | Restart = "resume",
+        concurrency: int | None = None,
         context: BaseContext | None = None,
     ) -> None: ...
 
@@ -98,18 +104,20 @@ class Actor(Generic[T]):
         name: str | None = None,
         maxsize: int = 0,
         on_failure: Literal["resume", "stop"] | Restart = "resume",
+        concurrency: int | None = None,
         context: BaseContext | None = None,
     ) -> None:
         cls = _proxy.wrapped_class(target)
         check_injectable(cls)
         _check(name, maxsize, on_failure)
+        concurrency = _concurrency(cls, concurrency)
         start: Any = context or multiprocessing
         self._name = name or f"{cls.__name__}-{next(_numbers.setdefault(cls.__name__, itertools.count(1)))}"
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
         self._last_pid = 0
-        arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner)
+        arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner, concurrency)
         with _without_ctrl_c(start), contextlib.ExitStack() as stack:
             main: Callable[..., None] = _process.main
             self._supervisor: Connection | None = None
@@ -180,7 +188,7 @@ class Actor(Generic[T]):
         with self._lock:  # Process.exitcode is not made for several threads
             exitcode: int | None = self._process.exitcode
         # The fork server says how a process ended; without it, multiprocessing takes it for ended, with this code.
-        return None if exitcode == 255 and not _has_ended(self._process.pid) else exitcode
+        return None if exitcode == 255 and not _waiting.has_ended(self._process.pid) else exitcode
 
     def is_alive(self) -> bool:
         """Whether its process runs."""
@@ -291,7 +299,7 @@ class Actor(Generic[T]):
         mailbox = self._mailbox.directory
         ending = self._find_ending(mailbox)
         self._way.end(ending)
-        self._way.find_ending = _ending.find
+        self._way.find_ending = lambda _: ending  # what is left of the mailbox may not tell
         if ending.closed:
             self._mailbox.remove()
         else:
@@ -340,25 +348,27 @@ def _check(name: str | None, maxsize: int, on_failure: object) -> None:
         raise TypeError(f'on_failure must be "resume", "stop" or a Restart, not {on_failure!r}')
 
 
+def _concurrency(cls: type, concurrency: int | None) -> int:
+    """How many messages may run at once, where methods are coroutines; 0 where none is."""
+    import inspect
+
+    if not isinstance(concurrency, (int, type(None))):
+        raise TypeError(f"concurrency must be an int, not {concurrency!r}")
+    if concurrency is not None and concurrency < 1:
+        raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
+    if any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls)):
+        return concurrency or _CONCURRENCY
+    if concurrency is not None:
+        raise ValueError(f"{cls.__qualname__} has no async def method: it executes one message at a time")
+    return 0
+
+
 def _packed(target: object) -> object:
     """The target as bytes; itself where it holds what only a process that is being started can take, as a Lock."""
     try:
         return _wire.dumps(target)
     except RuntimeError:
         return target
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
-    fd = _waiting.open_process(pid)
-    if fd is None:
-        return not _waiting.is_running(pid)
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class Askers:
     An actor that is restarted gives its ``mailbox``: what is kept is also written down there, for when it is killed.
     """
 
-    def __init__(self, poll: select.poll, mailbox: str | None = None) -> None:
+    def __init__(self, poll: _waiting.Poll, mailbox: str | None = None) -> None:
         self._poll = poll
         self._mailbox = mailbox
         self._journals: dict[bytes, str] = {}

@@ -33,27 +33,27 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _channel, _current, _dead_letters, _ending, _inbox, _proxy, _runtime, _waiting, _wire
-from ._askers import Askers
+from ._answers import Answers
 from ._deadlock import Deadlocks
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, Timer, inject
-from ._errors import ActorError
 from ._log import log
-from ._telling import portable, said, shown, traceback_of, without_loop
+from ._telling import portable, said, traceback_of, without_loop
+from ._watches import Watches
 
 if TYPE_CHECKING:
     from ._mailbox import Mailbox
     from ._proxy import Proxy
 
-    _Watch = tuple[Proxy, Callable[..., object]]
-
 #: How long messages in a row may take before the loop looks whether the owner is alive, and waiting replies have room,
 #: in seconds.
-_LOOK_UP = 0.05
+LOOK_UP = 0.05
 #: How long an actor that ends waits for askers that do not read, in seconds.
 _LINGER = 10.0
 #: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
 _LOOK_AGAIN = 0.1
+#: How many messages behind its close an actor reads that is not done yet, to refuse them; more wait for its end.
+_MOST_REFUSED = 10_000
 
 #: The policy of an actor with a supervisor: what fails is restarted.
 RESTART = "restart"
@@ -70,6 +70,8 @@ class Stop(BaseException):
 class Loop:
     """Receives the messages of one actor, and executes them."""
 
+    make_poll: Callable[[], _waiting.Poll] = select.poll
+
     def __init__(self, mailbox: Mailbox[Any], name: str, on_failure: str, owner: int) -> None:
         self._mailbox = mailbox
         self._name = name
@@ -84,20 +86,20 @@ class Loop:
         self.thread = threading.get_ident()
         self.deadlocks = Deadlocks(mailbox.directory, name, self._inbox)
         self.current: _current.CurrentActor | None = None
-        self._watches: dict[int, list[_Watch]] = {}  # by the descriptor of the way
-        self._ended: dict[bytes, tuple[_Watch, Exception]] = {}  # by what its message holds
-        self._terminated = False
+        self._terminated = self._closing = False
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_numbers = itertools.count()
-        # Whether something is to be looked at between two messages.
+        # Whether something new is to be looked at between two messages, besides timers.
         self._attention = False
         self._patience = _waiting.Patience()
-        self._poll = select.poll()
-        self._poll.register(mailbox.fifo, select.POLLIN)
-        self._askers = Askers(self._poll, mailbox.directory if on_failure == RESTART else None)
+        self.poll = self.make_poll()
+        self.poll.register(mailbox.fifo, select.POLLIN)
+        left = mailbox.directory if on_failure == RESTART else None
+        self._answers = Answers(name, self.poll, self.wake, left)
+        self._watches = Watches(self.poll, self._own)
         self._owner_fd = _waiting.open_process(owner)
         if self._owner_fd is not None:
-            self._poll.register(self._owner_fd, select.POLLIN)
+            self.poll.register(self._owner_fd, select.POLLIN)
         self._fifo = mailbox.fifo
         self._forked = False
         os.register_at_fork(after_in_child=self._note_fork)
@@ -116,7 +118,7 @@ class Loop:
             self.current = _current.CurrentActor(self._name, proxy, Enqueue(proxy), EnqueueLater(proxy, self))
             inject(self._object, enqueue=self.current.enqueue, enqueue_later=self.current.enqueue_later)
             if hasattr(type(self._object), "on_start"):
-                self._object.on_start()
+                self._call(self._object.on_start)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -126,13 +128,13 @@ class Loop:
 
     def run(self) -> None:
         """Executes messages until the end; raises Stop."""
-        inbox, obj, bound = self._inbox, self._object, self._mailbox.slots
+        inbox, obj, bound, timers = self._inbox, self._object, self._mailbox.slots, self._timers
         take, loads = inbox.take, pickle.loads
         # By far the most: for them no call that can be spared.
         told = {_wire.ITEM | _wire.OWN} if bound else {_wire.ITEM | _wire.OWN, _wire.ITEM}
         asked = -1 if bound else _wire.ASK
         now = time.monotonic
-        look_up = now() + _LOOK_UP
+        look_up = now() + LOOK_UP
         while True:
             body = take()
             if body is None:
@@ -152,11 +154,11 @@ class Loop:
                 self._answer(_wire.ASK, body)
             else:
                 self._receive(inbox.kind, body)
-            if self._attention:
+            if self._attention or timers:
                 self._attend()
             if now() > look_up:
                 self._look_up()
-                look_up = now() + _LOOK_UP
+                look_up = now() + LOOK_UP
 
     def stop(self) -> None:
         """Has the wrapped object do what it does at its end."""
@@ -164,7 +166,7 @@ class Loop:
             self._leave(1)
         if hasattr(type(self._object), "on_stop"):
             try:
-                self._object.on_stop()
+                self._call(self._object.on_stop)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -176,28 +178,21 @@ class Loop:
         """Has the frame sent to this actor itself after ``delay`` seconds."""
         timer = Timer(self._own, frame)
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), timer))
+        self.wake()
+        return timer
+
+    def wake(self) -> None:
+        """Has what is due between two messages looked at. From any thread."""
         self._attention = True
         if threading.get_ident() != self.thread:
             self._nudge()
-        return timer
 
     def watch(self, proxy: Proxy, method: Callable[..., object]) -> None:
         """Has the method called when the other actor has ended."""
         assert self.current is not None
         self.current.enqueue.method(method).__check__(self.current.proxy, proxy, None)  # type: ignore[attr-defined]
-        way = proxy.__channel__
-        if way is self._own:
-            raise ValueError("an actor can't watch its own end; it has on_stop()")
-        try:
-            way.open()
-        except ActorError as reason:
-            self._announce((proxy, method), reason)
-            return
-        watches = self._watches.setdefault(way.file, [])
-        watches.append((proxy, method))
-        if len(watches) == 1:
-            self._poll.register(way.file, 0)  # only its end, which is always reported
-            self._nudge()
+        self._watches.add(proxy, method)
+        self._nudge()
 
     def interrupt(self, *_signal: object) -> None:
         """Ends the loop behind the message in execution: the handler of SIGTERM."""
@@ -213,7 +208,7 @@ class Loop:
         except OSError as error:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
         if not (ending.failed and self._on_failure == RESTART):  # or else the supervisor sees to what is left
-            self._askers.end(_LINGER)  # before the end of reading, at which the askers give up
+            self._answers.askers.end(_LINGER)  # before the end of reading, at which the askers give up
             if ending not in (_ending.INTERRUPTED, self._orphaned):  # the end of the program is no news
                 _dead_letters.bury(self._mailbox.directory, self._inbox, f"actor {self._name!r} {ending.reason}")
         _waiting.readers.remove(self)
@@ -226,7 +221,7 @@ class Loop:
     def claim(self) -> bool:
         return threading.get_ident() == self.thread
 
-    def register(self, poll: select.poll) -> None:
+    def register(self, poll: _waiting.Poll) -> None:
         poll.register(self._fifo, select.POLLIN)
 
     def read(self, fd: int) -> None:
@@ -240,8 +235,8 @@ class Loop:
         if self._mailbox.slots and kind & ~_wire.STORED in (_wire.ITEM, _wire.ASK):
             self._mailbox.slots.give()
         if kind & _wire.KIND == _wire.CLOSE:
-            raise Stop(_ending.CLOSED, 0)
-        if kind & _wire.KIND == _wire.ITEM:
+            self._close()
+        elif kind & _wire.KIND == _wire.ITEM:
             self._tell(kind, body)
         elif kind & _wire.KIND == _wire.ASK:
             self._answer(kind, body)
@@ -254,9 +249,12 @@ class Loop:
         except BaseException as error:
             return self._unreadable(error)
         try:
-            getattr(self._object, name)(*args, **kwargs)
+            self._told(name, getattr(self._object, name)(*args, **kwargs))
         except BaseException as error:
             self._failed(name, error)
+
+    def _told(self, name: str, value: object) -> None:
+        """What a method returned whose reply nobody waits for."""
 
     def _answer(self, kind: int, body: bytes) -> None:
         try:
@@ -270,25 +268,17 @@ class Loop:
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
         except BaseException as error:
-            self._reply_error(asker, number, portable(error))
+            if self._forked:
+                self._leave(1)
+            self._answers.error(asker, number, portable(error))
         else:
             if self._forked:
                 self._leave(0)
-            try:
-                self._askers.reply(asker, number, _wire.VALUE, value)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                text = f"{name}() returned {shown(value)}, which can't be sent: {said(error)}"
-                self._reply_error(asker, number, (None, type(error).__name__, text, traceback_of(error)))
+            self._answered(asker, number, name, value)
 
-    def _reply_error(self, asker: bytes, number: int, error: tuple[bytes | None, str, str, str]) -> None:
-        if self._forked:
-            self._leave(1)
-        try:
-            self._askers.reply(asker, number, _wire.ERROR, error)
-        except Exception as failure:  # no descriptor, no room, no such asker: he is not to be helped
-            log.error("actor %r (process %d): a reply can't be sent: %s", self._name, os.getpid(), said(failure))
+    def _answered(self, asker: bytes, number: int, name: str, value: object) -> None:
+        """What a method returned whose reply somebody waits for."""
+        self._answers.value(asker, number, name, value)
 
     def _unreadable(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
@@ -319,11 +309,18 @@ class Loop:
 
     def _wait(self) -> None:
         """Waits for something to do."""
+        while self._attention:
+            self._attend()
+        self._heed(self._patience.poll(self.poll, self._deadline()))
+
+    def _deadline(self) -> float | None:
         deadline = self._timers[0][0] if self._timers else None
         slots = self._mailbox.slots
         if self._owner_fd is None or (slots and slots.taken()):
             deadline = _waiting.earlier(deadline, time.monotonic() + _LOOK_AGAIN)
-        events = self._patience.poll(self._poll, deadline)
+        return deadline
+
+    def _heed(self, events: list[tuple[int, int]]) -> None:
         for fd, _ in events:
             self._notice(fd)
         if not events:
@@ -335,18 +332,19 @@ class Loop:
 
     def _attend(self) -> None:
         """Does what is due between two messages."""
+        self._attention = False  # first: what comes meanwhile wants it again
         if self._forked:
             self._leave(0)
         if self._terminated:
             raise Stop(_ending.TERMINATED, 0)
+        self._answers.send_done()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]._fire()
-        self._attention = bool(self._timers) or self._terminated
 
     def _look_up(self) -> None:
         """Sees to what does not come through the mailbox, where messages are all that comes."""
-        for fd, _ in self._poll.poll(0):
+        for fd, _ in self.poll.poll(0):
             self._notice(fd)
         if self._owner_fd is None and not _waiting.is_running(self._owner):
             raise Stop(self._orphaned, 1)
@@ -355,30 +353,37 @@ class Loop:
         if fd == self._owner_fd:
             raise Stop(self._orphaned, 1)
         if fd in self._watches:
-            self._tell_end(fd)
+            self._watches.tell(fd)
+        elif fd == self._answers.futures.fd:
+            self._answers.futures.read()
         elif fd != self._fifo:
-            self._askers.attend(fd)
+            self._answers.askers.attend(fd)
+        elif self._closing:
+            self._inbox.pull()
+            if self._answers.refuse(self._inbox) > _MOST_REFUSED:
+                self.poll.unregister(fd)
         elif self._inbox.is_empty():
             self._inbox.pull()
 
-    def _tell_end(self, fd: int) -> None:
-        self._poll.unregister(fd)
-        for watch in self._watches.pop(fd):
-            self._announce(watch, watch[0].__channel__.error())
-
-    def _announce(self, watch: _Watch, reason: Exception) -> None:
-        # Only a token goes through the mailbox: after a restart nobody watches any more, and knows it.
-        token = os.urandom(8)
-        self._ended[token] = watch, reason
-        self._own.send(_wire.frame(_wire.ENDED | _wire.OWN, b"", token))
-
     def _hear(self, token: bytes) -> None:
-        if token in self._ended:
-            (proxy, method), reason = self._ended.pop(token)
+        if call := self._watches.take(token):
+            method, arguments = call
             try:
-                method(proxy, reason)
+                self._told(method.__name__, method(*arguments))
             except BaseException as error:
                 self._failed(method.__name__, error)
+
+    def _close(self) -> None:
+        """Ends it, once it has sent what it still owes."""
+        self._closing = True
+        self._answers.refuse(self._inbox)
+        while self._answers.owed:
+            self._wait()
+        raise Stop(_ending.CLOSED, 0)
+
+    def _call(self, method: Callable[[], object]) -> None:
+        """Calls what the wrapped object has for its beginning, or its end."""
+        method()
 
     def _nudge(self) -> None:
         _wire.write_now(self._own.file, _wire.NUDGE_FRAME)  # where there is no room it will wake anyway

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 _sigterm: tuple[Callable[..., object], Any] | None = None
 
 
-def main(mailbox: Mailbox[Any], name: str, target: object, on_failure: str, owner: int) -> None:
-    """What an actor's process does from its start to its end."""
+def main(mailbox: Mailbox[Any], name: str, target: object, on_failure: str, owner: int, concurrency: int) -> None:
+    """What an actor's process does from its start to its end; ``concurrency`` is 0 where no method is a coroutine."""
     ending, exitcode = _ending.CLOSED, 0
     signal.set_wakeup_fd(-1)  # a forked process has its parent's, which would hear of its signals
     try:
-        loop = Loop(mailbox, name, on_failure, owner)
+        if concurrency:
+            from ._coroutines import AsyncLoop
+
+            loop: Loop = AsyncLoop(mailbox, name, on_failure, owner, concurrency=concurrency)
+        else:
+            loop = Loop(mailbox, name, on_failure, owner)
     except OSError as error:
         _give_up(mailbox, name, error)
     try:

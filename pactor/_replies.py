@@ -197,7 +197,7 @@ class Replies:
         self._depth += 1
         return True
 
-    def register(self, poll: select.poll | _waiting.Bundle) -> None:
+    def register(self, poll: _waiting.Poll) -> None:
         poll.register(self.fd, select.POLLIN)
         for fd in list(self._watched):
             poll.register(fd, 0)
@@ -373,7 +373,7 @@ class Replies:
             raise RuntimeError("this process was forked from the one that asked, and the reply goes there")
 
 
-def _forget(poll: select.poll | _waiting.Bundle, fd: int) -> None:
+def _forget(poll: _waiting.Poll, fd: int) -> None:
     try:
         poll.unregister(fd)
     except KeyError:

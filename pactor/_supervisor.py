@@ -31,6 +31,7 @@ import os
 import pickle
 import select
 import signal
+import struct
 import sys
 import threading
 import time
@@ -41,6 +42,7 @@ from . import _dead_letters, _ending, _inbox, _process, _runtime, _waiting, _wir
 from ._askers import Askers
 from ._ending import Ending
 from ._errors import ActorDied
+from ._later import unanswered
 from ._log import log
 from ._loop import RESTART
 from ._telling import said
@@ -127,6 +129,7 @@ class Supervisor:
         target: object,
         restart: Restart,
         owner: int,
+        concurrency: int,
         method: str,
         signals: Connection,
         signaller: Connection,
@@ -136,6 +139,7 @@ class Supervisor:
         self._target = target
         self._restart = restart
         self._owner = owner
+        self._concurrency = concurrency
         self._method = method
         self._pipe = (signals, signaller)
         self._process: Any = None
@@ -171,7 +175,7 @@ class Supervisor:
         if method == "forkserver":  # one more fork server, for one actor, would be a waste
             method = "spawn" if _has_threads() else "fork"
         start: Any = multiprocessing.get_context(method)
-        arguments = (self._mailbox, self._name, self._target, RESTART, os.getpid())
+        arguments = (self._mailbox, self._name, self._target, RESTART, os.getpid(), self._concurrency)
         process = start.Process(target=_process.main, args=arguments, name=self._name, daemon=False)
         try:
             with self._mailbox.bequeath(keep=True):
@@ -216,6 +220,8 @@ class Supervisor:
                 raise _Last(ending, exitcode)
             if body is not None:
                 self._give_up(inbox.kind, body, ending)
+            for asker, number in unanswered(mailbox):
+                self._tell(asker, number, ending)
             inbox.finish()
         finally:
             inbox.close()
@@ -227,12 +233,17 @@ class Supervisor:
     def _give_up(self, kind: int, body: bytes, ending: Ending) -> None:
         """The message that was being executed may have been executed in part: it is not executed again."""
         if kind & _wire.KIND == _wire.ASK:
-            error = ActorDied(f"actor {self._name!r} {ending.reason}; it is restarted, without this message")
-            told = (pickle.dumps(error), type(error).__name__, str(error), ending.traceback)
-            with contextlib.suppress(Exception):  # rubbish, or no way to tell him
+            with contextlib.suppress(struct.error):  # rubbish
                 number, asker, body = _wire.split_ask(body)
-                self._askers.reply(asker, number, _wire.ERROR, told)
+                self._tell(asker, number, ending)
         _wire.drop(self._mailbox.directory, _wire.frame(kind, b"", body))
+
+    def _tell(self, asker: bytes, number: int, ending: Ending) -> None:
+        """Tells an asker that there will be no reply."""
+        error = ActorDied(f"actor {self._name!r} {ending.reason}; it is restarted, without this message")
+        told = (pickle.dumps(error), type(error).__name__, str(error), ending.traceback)
+        with contextlib.suppress(Exception):  # there is no way to tell him
+            self._askers.reply(asker, number, _wire.ERROR, told)
 
     def _pause(self, ending: Ending) -> None:
         pause = 0 if self._closing else self._backoff

@@ -16,7 +16,7 @@ import selectors
 import sys
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 
 class Reader(Protocol):
@@ -26,7 +26,7 @@ class Reader(Protocol):
         """Claims the right to read; False where another thread has it, or this one may not."""
         ...
 
-    def register(self, poll: select.poll) -> None:
+    def register(self, poll: Poll) -> None:
         """Registers what is to be read. Called again after each `read`: it may be more by then."""
 
     def read(self, fd: int) -> object:
@@ -96,6 +96,17 @@ def is_ready(fd: int, event: int) -> bool:
     return bool(poll.poll(0))
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    fd = open_process(pid)
+    if fd is None:
+        return not is_running(pid)
+    try:
+        return is_ready(fd, select.POLLIN)
+    finally:
+        os.close(fd)
+
+
 class Bundle:
     """Like `select.poll`, and itself a descriptor: readable when something in it is ready.
 
@@ -129,6 +140,10 @@ class Bundle:
         return [(key.fd, events) for key, events in self._selector.select(seconds)]
 
 
+#: What a process waits with.
+Poll: TypeAlias = "select.poll | Bundle"
+
+
 class Patience:
     """Polls a while before it sleeps, where what it waits for has lately come soon."""
 
@@ -141,7 +156,7 @@ class Patience:
         self._rest = 0
         self._next_rest = 1
 
-    def poll(self, poll: select.poll, deadline: float | None) -> list[tuple[int, int]]:
+    def poll(self, poll: Poll, deadline: float | None) -> list[tuple[int, int]]:
         """The events of ``poll``; waits for one until the deadline."""
         if deadline == 0:
             return poll.poll(0)

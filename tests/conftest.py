@@ -20,7 +20,9 @@ from pactor import Actor, _blocks, _runtime, ask
 METHODS = ("fork", "forkserver", "spawn")
 
 # What the tests wrap is in modules that import much. (Programs of the tests have a fork server that knows of nothing.)
-multiprocessing.set_forkserver_preload(["pytest", "hypothesis", "support", "mailbox_workers", "fault_actors"])
+multiprocessing.set_forkserver_preload(
+    ["pytest", "hypothesis", "support", "mailbox_workers", "fault_actors", "async_actors"]
+)
 
 # A shell starts what is to run in the background with SIGINT ignored, and all that comes from it would ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

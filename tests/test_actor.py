@@ -306,6 +306,20 @@ def test_an_actor_can_own_actors(context):
         ask(proxy.total).result(LIMIT)
 
 
+def test_a_reply_that_did_not_come_says_why_also_when_all_is_removed(context, tmp_path):
+    gate = tmp_path / "gate"
+    with Actor(Recorder(), context=context) as actor:
+        actor.proxy.wait_for(gate)
+        asked = ask(actor.proxy.echo)
+        reached(gate)
+        os.kill(actor.pid, signal.SIGTERM)
+        gate.touch()
+        actor._process.join(LIMIT)
+        actor._bury()  # as join() does, but that may have received the end before
+        with pytest.raises(ActorClosed, match="SIGTERM"):
+            asked.result(LIMIT)
+
+
 def test_actors_end_when_their_owner_is_killed(context):
     with Actor(Owner(), context=context) as owner:
         proxy = ask(owner.proxy.make, context.get_start_method()).result(LIMIT)

@@ -452,8 +452,10 @@ def test_the_end_of_the_actor_ends_what_waits_for_room(end, gate):
                 actor.close()
                 open_gate(gate)
             expected = ActorDied if end == "kill" else ActorClosed
-            found = await asyncio.gather(*telling, *asks[1:], return_exceptions=True)
-            assert {type(error) for error in found} == {expected}
+            found = await asyncio.gather(*asks[1:], *telling, return_exceptions=True)
+            assert {type(error) for error in found[:4]} == {expected}
+            # What is killed may still have been there for one more message.
+            assert {type(error) for error in found[4:]} <= {expected, type(None)}
 
     asyncio.run(main())
 

@@ -150,6 +150,27 @@ def an_ask_checks_the_arguments(counter: Actor[Counter]) -> None:
     ask(counter.proxy.total())  # type: ignore[call-overload]
 
 
+class Fetcher:
+    """Has methods that reply later."""
+
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
+
+    async def fetch(self, url: str) -> bytes:
+        return url.encode()
+
+    def forward(self) -> Future[int]:
+        return ask(self.counter.total)
+
+
+def a_reply_that_comes_later_has_the_type_of_what_comes(counter: Actor[Counter]) -> None:
+    fetcher = Actor(Fetcher(counter.proxy), concurrency=10)
+    assert_type(ask(fetcher.proxy.fetch, "x"), Future[bytes])
+    assert_type(ask(fetcher.proxy.forward), Future[int])
+    ask(fetcher.proxy.fetch, 5)  # type: ignore[call-overload]
+    Actor(Fetcher(counter.proxy), concurrency="10")  # type: ignore[call-overload]
+
+
 async def a_coroutine_awaits_replies_and_room(counter: Actor[Counter]) -> None:
     assert_type(await ask(counter.proxy.total), int)
     await tell(counter.proxy.add, 1, twice=True)

@@ -1,0 +1,117 @@
+"""What an actor answers to those who ask it: at once, later, or that it will not."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import os
+import pickle
+import struct
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import _ending, _wire
+from ._askers import Askers
+from ._later import FutureReader, Unanswered
+from ._log import log
+from ._telling import portable, said, shown, traceback_of
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+    from ._inbox import Inbox
+    from ._waiting import Poll
+
+
+class Answers:
+    """The answers of one actor; ``poll`` is what it waits with, ``wake`` has it call `send_done` soon.
+
+    An actor that is restarted gives its ``mailbox``, to leave there what it still owes.
+    """
+
+    def __init__(self, name: str, poll: Poll, wake: Callable[[], None], mailbox: str | None = None) -> None:
+        self._name = name
+        self._wake = wake
+        self.askers = Askers(poll, mailbox)
+        self._unanswered = Unanswered(mailbox) if mailbox else None
+        self.futures = FutureReader(poll)
+        #: How many replies are to come later.
+        self.owed = 0
+        self._done: collections.deque[tuple[bytes, int, str, int, concurrent.futures.Future[Any]]] = collections.deque()
+        self._refused = 0
+
+    def value(self, asker: bytes, number: int, name: str, value: Any) -> None:
+        """Replies what the method ``name`` returned; where that is a future, its result, when it is there."""
+        futures = sys.modules.get("concurrent.futures")
+        if futures and isinstance(value, futures.Future):
+            self.later(asker, number, name, value)
+        else:
+            self._send(asker, number, name, value)
+
+    def later(self, asker: bytes, number: int, name: str, future: concurrent.futures.Future[Any]) -> None:
+        """Replies the future's result, when it is there."""
+        try:
+            place = self._unanswered.add(asker, number) if self._unanswered else 0
+        except OSError as error:
+            self.error(asker, number, portable(error))
+            return
+        self.owed += 1
+        self.futures.add(future, functools.partial(self._came, asker, number, name, place))
+
+    def send_done(self) -> None:
+        """Sends the results of futures that are done."""
+        while self._done:
+            asker, number, name, place, future = self._done.popleft()
+            self.owed -= 1
+            error = _error_of(future, name)
+            if error is None:
+                self._send(asker, number, name, future.result())
+            else:
+                self.error(asker, number, portable(error))
+            if self._unanswered:
+                self._unanswered.remove(place)
+
+    def error(self, asker: bytes, number: int, error: tuple[bytes | None, str, str, str]) -> None:
+        """Replies an exception, as `portable` made it."""
+        try:
+            self.askers.reply(asker, number, _wire.ERROR, error)
+        except Exception as failure:  # no descriptor, no room, no such asker: he is not to be helped
+            log.error("actor %r (process %d): a reply can't be sent: %s", self._name, os.getpid(), said(failure))
+
+    def refuse(self, inbox: Inbox) -> int:
+        """Ends asks behind the close at once: what is owed may have to wait for them. Returns how many there were."""
+        error = _ending.CLOSED.error(self._name)
+        told = pickle.dumps(error), type(error).__name__, str(error), ""
+        # They are read and not taken, which says that the actor is closing, also to who finds it killed.
+        for kind, body in itertools.islice(inbox.unfinished(), self._refused, None):
+            self._refused += 1
+            if kind & _wire.KIND == _wire.ASK:
+                try:
+                    number, asker, _ = _wire.split_ask(body)
+                except struct.error:
+                    continue
+                self.error(asker, number, told)
+        return self._refused
+
+    def _send(self, asker: bytes, number: int, name: str, value: object) -> None:
+        try:
+            self.askers.reply(asker, number, _wire.VALUE, value)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            text = f"{name}() returned {shown(value)}, which can't be sent: {said(error)}"
+            self.error(asker, number, (None, type(error).__name__, text, traceback_of(error)))
+
+    def _came(self, asker: bytes, number: int, name: str, place: int, future: concurrent.futures.Future[Any]) -> None:
+        self._done.append((asker, number, name, place, future))
+        self._wake()
+
+
+def _error_of(future: concurrent.futures.Future[Any], name: str) -> BaseException | None:
+    if future.cancelled():
+        from concurrent.futures import CancelledError
+
+        return CancelledError(f"{name}() was cancelled")
+    return future.exception()

@@ -1,0 +1,91 @@
+"""The object with `async def` methods that the tests wrap. Apart from `support`: few need asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import threading
+
+from support import LIMIT, Recorder
+
+from pactor import ask, current_actor
+
+
+class Waiter(Recorder):
+    """Waits for files without keeping anybody waiting."""
+
+    async def pass_by(self, gate, value=None):
+        self.seen.append(value)
+        open(f"{gate}.reached", "w").close()
+        while not os.path.exists(gate):
+            await asyncio.sleep(0.002)
+        return value
+
+    async def note_soon(self, *items):
+        await asyncio.sleep(0)
+        self.note(*items)
+
+    async def echo_soon(self, value):
+        await asyncio.sleep(0)
+        return value
+
+    async def fail_soon(self, error):
+        await asyncio.sleep(0)
+        raise error
+
+    async def cancel_itself(self):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    async def ask_itself(self):
+        return await ask(current_actor().proxy.echo_soon, "from itself")
+
+    async def ask_other(self, method, *args):
+        return await ask(method, *args)
+
+    async def note_at_end(self, path):
+        try:
+            await asyncio.sleep(10 * LIMIT)
+        finally:
+            with open(path, "a") as file:
+                file.write("ended ")
+
+    async def refuse_to_end(self):
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    async def enqueue_soon(self, n):
+        await asyncio.sleep(0)
+        self.seen.append(n)
+        if n:
+            self.enqueue(self.enqueue_soon, n - 1)
+
+    async def enqueue_later_soon(self, *items):
+        await asyncio.sleep(0)
+        self.enqueue_later(0.01, self.note_soon, *items)
+
+    def a_task(self, value):
+        return asyncio.ensure_future(self.echo_soon(value))
+
+    def from_a_thread(self, value):
+        future = concurrent.futures.Future()
+        threading.Timer(0.01, future.set_result, [value]).start()
+        return future
+
+    async def in_a_thread(self):
+        return await asyncio.to_thread(threading.get_ident) != threading.get_ident()
+
+    async def many(self, n):
+        for i in range(n):
+            yield i
+
+    async def fork(self):
+        pid = os.fork()
+        if pid:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    async def hang_by_asking(self, proxy):
+        return ask(proxy.echo).result(LIMIT)

@@ -1,0 +1,510 @@
+"""Actors with `async def` methods."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+from async_actors import Waiter
+from programs import METHODS, run
+from support import LIMIT, Recorder, eventually, reached
+from test_actor import run_program
+
+from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, ask, current_actor, tell, watch
+
+FOREVER = Restart(max_restarts=math.inf, backoff=0)
+
+
+@pytest.fixture
+def waiter(context):
+    with Actor(Waiter(), context=context) as actor:
+        yield actor
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A file to wait for, which is there at the end whatever the test did."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
+
+
+def results(futures):
+    return [future.result(LIMIT) for future in futures]
+
+
+def test_coroutines_overlap(waiter, gate):
+    """All 200 have begun, and none has ended, before the file is there that lets them."""
+    asks = [ask(waiter.proxy.pass_by, gate, i) for i in range(200)]
+    assert list(range(200)) == ask(waiter.proxy.all).result(LIMIT)
+    assert not any(future.done() for future in asks)
+    gate.touch()
+    assert list(range(200)) == results(asks)
+
+
+def test_messages_begin_in_their_order_plain_or_not(waiter, gate):
+    asks = []
+    for i in range(0, 100, 2):
+        asks.append(ask(waiter.proxy.pass_by, gate, i))
+        waiter.proxy.note(i + 1)
+    assert list(range(100)) == ask(waiter.proxy.all).result(LIMIT)
+    gate.touch()
+    results(asks)
+
+
+def test_a_plain_method_has_the_process_for_itself(context):
+    """While it runs, no coroutine does."""
+    with Actor(Exclusive(), context=context) as actor:
+        asks = [ask(actor.proxy.come_and_go) for _ in range(20)]
+        plain = [ask(actor.proxy.stay) for _ in range(20)]
+        assert [True] * 20 == results(plain)
+        actor.proxy.end()
+        results(asks)
+
+
+class Exclusive:
+    def __init__(self):
+        self.steps = 0
+        self.ended = False
+
+    async def come_and_go(self):
+        while not self.ended:
+            self.steps += 1
+            await asyncio.sleep(0)
+
+    def stay(self):
+        before = self.steps
+        time.sleep(0.002)
+        return self.steps == before
+
+    def end(self):
+        self.ended = True
+
+
+def test_a_flood_of_plain_messages_lets_coroutines_go_on(waiter):
+    asks = [ask(waiter.proxy.echo_soon, i) for i in range(10)]
+    for i in range(2000):
+        waiter.proxy.note(i)
+    first = ask(waiter.proxy.enqueue_many, 100_000)
+    assert list(range(10)) == results(asks)
+    first.result(LIMIT)
+    assert "x" == ask(waiter.proxy.echo_soon, "x").result(LIMIT)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_no_more_run_at_once_than_are_allowed(context, concurrency, gate):
+    with Actor(Crowd(), context=context, concurrency=concurrency) as actor:
+        assert [concurrency] == sorted({*results([ask(actor.proxy.enter) for _ in range(30)])})[-1:]
+
+
+class Crowd:
+    def __init__(self):
+        self.inside = 0
+
+    async def enter(self):
+        self.inside += 1
+        try:
+            await asyncio.sleep(0.001)
+            return self.inside
+        finally:
+            self.inside -= 1
+
+
+def test_at_the_limit_the_mailbox_fills_up_and_empties_again(gate):
+    """And what does not come through the mailbox is seen to: timers, threads, the owner's signals."""
+    with Actor(Waiter(), concurrency=1, maxsize=2) as actor:
+        asked = ask(actor.proxy.pass_by, gate, 1)
+        reached(gate)
+        actor.proxy.note(2)
+        actor.proxy.note(3)
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(asyncio.wait_for(tell(actor.proxy.note, 4), 0.05))
+        gate.touch()
+        assert 1 == asked.result(LIMIT)
+        assert [1, 2, 3] == ask(actor.proxy.all).result(LIMIT)
+        os.kill(actor.pid, signal.SIGTERM)
+        assert actor.join(LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "error", "text"),
+    [(0, ValueError, "1 or more"), (-1, ValueError, "1 or more"), ("2", TypeError, "int"), (1.5, TypeError, "int")],
+)
+def test_a_limit_that_is_none_is_an_error_at_the_call(concurrency, error, text):
+    with pytest.raises(error, match=text):
+        Actor(Waiter(), concurrency=concurrency)
+
+
+def test_a_limit_where_no_method_is_a_coroutine_is_an_error():
+    with pytest.raises(ValueError, match="no async def method"):
+        Actor(Recorder(), concurrency=5)
+
+
+def test_what_a_coroutine_raises_is_raised_by_the_ask(waiter):
+    with pytest.raises(KeyError, match="spam") as caught:
+        ask(waiter.proxy.fail_soon, KeyError("spam")).result(LIMIT)
+    assert "in fail_soon" in str(caught.value.__cause__)
+    assert "_coroutines" not in str(caught.value.__cause__)
+    with pytest.raises(concurrent.futures.CancelledError, match=r"cancel_itself\(\) was cancelled"):
+        ask(waiter.proxy.cancel_itself).result(LIMIT)
+    assert 1 == ask(waiter.proxy.echo, 1).result(LIMIT)
+
+
+def test_what_cannot_be_sent_back_is_said(waiter):
+    with pytest.raises(Exception, match=r"echo_soon\(\) returned .*which can't be sent"):
+        ask(waiter.proxy.echo_soon, _unsendable).result(LIMIT)
+    with pytest.raises(Exception, match=r"many\(\) returned <async_generator"):
+        ask(waiter.proxy.many, 3).result(LIMIT)
+
+
+class _Unsendable:
+    """Can come, and not go."""
+
+    def __reduce__(self):
+        if current_actor():
+            raise TypeError("stays here")
+        return _Unsendable, ()
+
+
+_unsendable = _Unsendable()
+
+
+def test_all_that_can_be_awaited_is(waiter):
+    assert "x" == ask(waiter.proxy.a_task, "x").result(LIMIT)
+    assert "y" == ask(waiter.proxy.from_a_thread, "y").result(LIMIT)
+    assert ask(waiter.proxy.in_a_thread).result(LIMIT)
+
+
+def test_it_can_ask_itself_and_others(waiter, context):
+    assert "from itself" == ask(waiter.proxy.ask_itself).result(LIMIT)
+    with Actor(Waiter(), context=context) as other:
+        asks = [ask(waiter.proxy.ask_other, other.proxy.echo_soon, i) for i in range(100)]
+        assert list(range(100)) == results(asks)
+        # And around: each awaits what the other one asks of it meanwhile.
+        assert 5 == ask(waiter.proxy.ask_other, other.proxy.ask_other, waiter.proxy.echo_soon, 5).result(LIMIT)
+
+
+def test_the_end_of_another_ends_what_awaits_it(waiter, context, gate):
+    with Actor(Waiter(), context=context) as other:
+        asked = ask(waiter.proxy.ask_other, other.proxy.pass_by, gate)
+        eventually(lambda: ask(other.proxy.all).result(LIMIT))
+        other.kill()
+        with pytest.raises(ActorDied, match="SIGKILL"):
+            asked.result(LIMIT)
+
+
+def test_messages_to_itself_and_timers(waiter):
+    waiter.proxy.enqueue_soon(100)
+    eventually(lambda: len(ask(waiter.proxy.all).result(LIMIT)) == 101)
+    waiter.proxy.enqueue_later_soon("later")
+    eventually(lambda: ask(waiter.proxy.all).result(LIMIT)[-1] == "later")
+
+
+def test_hooks_and_watchers_may_be_coroutines(context, tmp_path):
+    log = tmp_path / "log"
+    with Actor(Recorder(), context=context) as watched, Actor(Hooks(log, watched.proxy), context=context) as actor:
+        assert ["start"] == ask(actor.proxy.notes).result(LIMIT)
+        watched.close()
+        eventually(lambda: ask(actor.proxy.notes).result(LIMIT) == ["start", "ActorClosed"])
+    assert "background stop" == log.read_text()
+
+
+class Hooks:
+    def __init__(self, log, watched):
+        self.log = log
+        self.watched = watched
+        self.noted = []
+
+    async def on_start(self):
+        await asyncio.sleep(0)
+        watch(self.watched, self.ended)
+        self.task = asyncio.get_running_loop().create_task(self.run_beside())
+        self.noted.append("start")
+
+    async def run_beside(self):
+        """Runs on between the messages, to the end."""
+        self.event = asyncio.Event()
+        await self.event.wait()
+        self.log.write_text("background ")
+
+    async def ended(self, proxy, reason):
+        await asyncio.sleep(0)
+        self.noted.append(type(reason).__name__)
+
+    def notes(self):
+        return self.noted
+
+    async def on_stop(self):
+        self.event.set()
+        await self.task
+        self.log.write_text(self.log.read_text() + "stop")
+
+
+def test_what_is_left_to_run_beside_is_cancelled_at_the_end(context, tmp_path):
+    with Actor(Beside(tmp_path / "log"), context=context) as actor:
+        ask(actor.proxy.begin).result(LIMIT)
+    assert "cancelled" == (tmp_path / "log").read_text()
+
+
+class Beside:
+    def __init__(self, log):
+        self.log = log
+
+    async def begin(self):
+        self.task = asyncio.ensure_future(self.go_on())
+        await asyncio.sleep(0)
+
+    async def go_on(self):
+        try:
+            await asyncio.sleep(10 * LIMIT)
+        except asyncio.CancelledError:
+            self.log.write_text("cancelled")
+            raise
+
+
+# The end
+
+
+def test_close_waits_for_what_runs_and_refuses_what_comes(context, gate):
+    with Actor(Waiter(), context=context) as actor:
+        asks = [ask(actor.proxy.pass_by, gate, i) for i in range(20)]
+        proxy = actor.proxy
+        actor.close()
+        with pytest.raises(ActorClosed):
+            ask(proxy.echo)
+        assert not actor.join(timeout=0.05)
+        gate.touch()
+        assert list(range(20)) == results(asks)
+        assert actor.join(LIMIT)
+        assert 0 == actor.exitcode
+
+
+def test_while_it_closes_asks_of_others_end_at_once(context, gate):
+    """Or what it waits for could wait for it."""
+    with Actor(Waiter(), context=context) as other, Actor(Waiter(), context=context) as actor:
+        running = ask(actor.proxy.pass_by, gate)
+        ask(actor.proxy.all).result(LIMIT)
+        actor.close()
+        with pytest.raises(ActorClosed):
+            ask(other.proxy.ask_other, actor.proxy.echo).result(LIMIT)
+        with pytest.raises(ActorClosed):
+            ask(other.proxy.ask_other, actor.proxy.echo).result(LIMIT)
+        assert not running.done()
+        gate.touch()
+        running.result(LIMIT)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_others_tell_it_while_it_closes_is_counted_as_not_executed(method, tmp_path):
+    result = run_program(
+        tmp_path,
+        """
+        from async_actors import Waiter
+        if __name__ == "__main__":
+            gate = sys.argv[0] + ".gate"
+            with Actor(Recorder(), context=context) as other, Actor(Waiter(), context=context) as actor:
+                running = ask(actor.proxy.pass_by, gate)
+                reached(gate)
+                actor.close()
+                for _ in range(3):
+                    other.proxy.tell(actor.proxy, "late")
+                ask(other.proxy.echo).result(LIMIT)
+                open(gate, "w").close()
+                running.result(LIMIT)
+        """,
+        method,
+    )
+    assert 0 == result.returncode
+    assert "messages that it did not execute: 3 (3 x note())" in result.stderr
+
+
+@pytest.mark.parametrize("policy", ["resume", FOREVER], ids=["resume", "restart"])
+def test_sigterm_cancels_what_runs(context, tmp_path, policy):
+    with Actor(Waiter(), context=context, on_failure=policy) as actor:
+        asks = [ask(actor.proxy.note_at_end, tmp_path / "log") for _ in range(3)]
+        ask(actor.proxy.all).result(LIMIT)
+        os.kill(actor.pid, signal.SIGTERM)
+        assert actor.join(LIMIT)
+        for future in asks:
+            with pytest.raises(ActorClosed, match="SIGTERM"):
+                future.result(LIMIT)
+    assert "ended ended ended " == (tmp_path / "log").read_text()
+
+
+def test_what_can_not_be_cancelled_keeps_nobody_for_ever(monkeypatch):
+    monkeypatch.setattr(_coroutines, "_CANCELLED", 0.1)
+    with Actor(Waiter(), context=multiprocessing.get_context("fork")) as actor:
+        actor.proxy.refuse_to_end()
+        ask(actor.proxy.all).result(LIMIT)
+        os.kill(actor.pid, signal.SIGTERM)
+        assert actor.join(LIMIT)
+
+
+def test_an_exception_of_one_ends_all_where_failures_stop(context, gate):
+    with Actor(Waiter(), context=context, on_failure="stop") as actor:
+        asks = [ask(actor.proxy.pass_by, gate, i) for i in range(5)]
+        actor.proxy.fail_soon(KeyError("spam"))
+        for future in asks:
+            with pytest.raises(ActorDied, match=r"fail_soon\(\) raised KeyError: 'spam'"):
+                future.result(LIMIT)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_exception_of_one_that_was_told_is_logged(method, tmp_path):
+    result = run_program(
+        tmp_path,
+        """
+        from async_actors import Waiter
+        if __name__ == "__main__":
+            with Actor(Waiter(), context=context) as actor:
+                actor.proxy.fail_soon(KeyError("spam"))
+                actor.proxy.cancel_itself()
+                print(ask(actor.proxy.echo_soon, "goes on").result(LIMIT))
+        """,
+        method,
+    )
+    assert "goes on\n" == result.stdout
+    assert "fail_soon() raised; it goes on with the next message" in result.stderr
+    assert "cancel_itself() raised; it goes on with the next message" in result.stderr
+    assert 2 == result.stderr.count("Traceback")
+    assert "_coroutines" not in result.stderr
+
+
+def test_sys_exit_in_a_coroutine_ends_it(context, gate):
+    with Actor(Waiter(), context=context, on_failure=FOREVER) as actor:
+        other = ask(actor.proxy.pass_by, gate)
+        with pytest.raises(ActorDied, match=r"ended itself: fail_soon\(\) raised SystemExit: 3"):
+            ask(actor.proxy.fail_soon, SystemExit(3)).result(LIMIT)
+        with pytest.raises(ActorDied, match="ended itself"):
+            other.result(LIMIT)
+        actor.join(LIMIT)
+        assert 3 == actor.exitcode
+
+
+@pytest.mark.parametrize("how", ["kill", "exit"])
+def test_what_has_begun_when_it_dies_ends_with_actor_died(context, gate, how):
+    with Actor(Waiter(), context=context) as actor:
+        asks = [ask(actor.proxy.pass_by, gate, i) for i in range(10)]
+        if how == "kill":
+            ask(actor.proxy.all).result(LIMIT)
+            actor.kill()
+        else:
+            actor.proxy.exit(1)
+        for future in asks:
+            with pytest.raises(ActorDied):
+                future.result(LIMIT)
+
+
+@pytest.mark.parametrize("fail", ["kill", "raise"])
+def test_a_restart_answers_what_had_begun_and_executes_what_had_not(context, gate, fail):
+    with Actor(Waiter(), context=context, on_failure=FOREVER) as actor:
+        asks = [ask(actor.proxy.pass_by, gate, i) for i in range(50)]
+        ask(actor.proxy.all).result(LIMIT)
+        if fail == "kill":
+            actor.proxy.kill()
+        else:
+            actor.proxy.fail(ValueError("spam"))
+        waiting = ask(actor.proxy.echo_soon, "x")
+        for future in asks:
+            with pytest.raises(ActorDied, match="it is restarted, without this message"):
+                future.result(LIMIT)
+        assert "x" == waiting.result(LIMIT)
+        eventually(lambda: 0 == os.path.getsize(f"{actor._mailbox.directory}/unanswered"))
+
+
+def test_a_restart_with_many_answers_each_ask_once(context):
+    """Killed again and again while coroutines come and go: every ask ends, and no reply is another's."""
+    with Actor(Waiter(), context=context, on_failure=FOREVER) as actor:
+        for _ in range(5):
+            asks = [ask(actor.proxy.echo_soon, i) for i in range(200)]
+            os.kill(actor.pid, signal.SIGKILL)
+            for i, future in enumerate(asks):
+                with contextlib.suppress(ActorDied):
+                    assert i == future.result(LIMIT)
+        assert "x" == ask(actor.proxy.echo_soon, "x").result(LIMIT)
+
+
+def test_killed_while_it_closes_it_ends(context, gate):
+    with Actor(Waiter()) as other, Actor(Waiter(), context=context, on_failure=FOREVER) as actor:
+        asked = ask(actor.proxy.pass_by, gate)
+        reached(gate)
+        pid = actor.pid
+        actor.close()
+        with pytest.raises(ActorClosed):  # at once: it has read that it is to end
+            ask(other.proxy.ask_other, actor.proxy.echo).result(LIMIT)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises((ActorDied, ActorClosed)):
+            asked.result(LIMIT)
+        assert actor.join(LIMIT)
+
+
+def test_a_child_that_a_coroutine_forks_runs_no_messages(context):
+    with Actor(Waiter(), context=context) as actor:
+        assert 0 == ask(actor.proxy.fork).result(LIMIT)
+        assert 1 == ask(actor.proxy.echo_soon, 1).result(LIMIT)
+
+
+def test_a_loop_that_blocks_in_a_circle_is_told_so(context):
+    with Actor(Waiter(), context=context) as actor:
+        with pytest.raises(Exception, match="wait for each other"):
+            ask(actor.proxy.hang_by_asking, actor.proxy).result(LIMIT)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_ends_it_in_silence(method, tmp_path):
+    result = run_program(
+        tmp_path,
+        """
+        from async_actors import Waiter
+        if __name__ == "__main__":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            log = sys.argv[0] + ".log"
+            with Actor(Waiter(), context=context) as actor:
+                actor.proxy.note_at_end(log)
+                os.kill(ask(actor.proxy.pid).result(LIMIT), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+        """,
+        method,
+    )
+    assert "ended " == (tmp_path / "program.py.log").read_text()
+    assert 1 == result.stderr.count("Traceback"), result.stderr
+    assert result.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_class_without_coroutines_has_no_asyncio(method, tmp_path):
+    (tmp_path / "program.py").write_text(IMPORTS)
+    assert "False True" == run("program.py", method, tmp_path).strip()
+
+
+IMPORTS = """
+import sys
+from pactor import Actor, ask
+
+class Plain:
+    def has_asyncio(self):
+        return "asyncio" in sys.modules
+
+class Async(Plain):
+    async def wait(self):
+        pass
+
+if __name__ == "__main__":
+    with Actor(Plain()) as plain, Actor(Async()) as coroutines:
+        print(*[ask(actor.proxy.has_asyncio).result(timeout=60) for actor in (plain, coroutines)])
+"""
+
+
+def test_an_owner_in_an_event_loop_makes_and_asks_them(context):
+    async def main():
+        with Actor(Waiter(), context=context) as actor:
+            return await asyncio.gather(*[ask(actor.proxy.echo_soon, i) for i in range(50)])
+
+    assert list(range(50)) == asyncio.run(main())
