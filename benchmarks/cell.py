@@ -16,6 +16,8 @@ def main(name, workload, size):
         return {"why": f"not installed: {error}"}
     if workload in cls.UNABLE:
         return {"why": cls.UNABLE[workload]}
+    if workload == "gather" and cls.gather_many is None:
+        return {"why": "its replies can't be awaited"}
     system = None if workload == "imports" else cls()
     try:
         return {"values": WORKLOADS[workload].run(system or cls, size == "full")}

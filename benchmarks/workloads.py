@@ -91,6 +91,16 @@ def pipeline(system, full):
     return {"": count / (time.monotonic() - began)}
 
 
+@workload("5,000 asks awaited by gather", "asks/s", more_is_better=True)
+def gather(system, full):
+    count = 5_000 if full else 5_000 // system.SLOWER
+    (node,) = system.start(1)
+    system.gather_many(node, "echo", range(count // 10))
+    began = time.monotonic()
+    system.gather_many(node, "echo", range(count))
+    return {"": count / (time.monotonic() - began)}
+
+
 def _ring(system, size, hops):
     nodes = system.start(size, writers=2)
     for node, follower in zip(nodes, [*nodes[1:], nodes[0]], strict=True):

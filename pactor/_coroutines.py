@@ -15,6 +15,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import inspect
+import os
 import select
 import threading
 import time
@@ -22,6 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from . import _ending, _waiting
+from ._log import log
 from ._loop import LOOK_UP, Loop, Stop
 
 #: How long plain messages in a row may keep the tasks from running, in seconds.
@@ -67,7 +69,8 @@ class AsyncLoop(Loop):
 
     def end(self, ending: _ending.Ending) -> None:
         if not self._forked:
-            self._cancel(asyncio.all_tasks(self._aio))  # what methods have left to run beside them
+            # What methods have left to run beside them; of themselves, those that go on have had their time.
+            self._cancel(asyncio.all_tasks(self._aio) - self._tasks)
             self._aio.run_until_complete(self._aio.shutdown_asyncgens())
             self._aio.close()
         super().end(ending)
@@ -166,7 +169,7 @@ class AsyncLoop(Loop):
         self._closing = True
 
     def _start(self, name: str, awaitable: Awaitable[Any], is_asked: bool) -> asyncio.Task[Any]:
-        task = self._aio.create_task(self._execute(name, awaitable, is_asked))
+        task = self._aio.create_task(self._execute(name, awaitable, is_asked), name=f"{name}()")
         self._tasks.add(task)
         task.add_done_callback(self._finish)
         self._has_started = True
@@ -204,7 +207,10 @@ class AsyncLoop(Loop):
         for task in running:
             task.cancel()
         if running:
-            self._aio.run_until_complete(asyncio.wait(running, timeout=_CANCELLED))
+            _, going_on = self._aio.run_until_complete(asyncio.wait(running, timeout=_CANCELLED))
+            if going_on:
+                names = ", ".join(task.get_name() for task in going_on)
+                log.error("actor %r (process %d): cancelled, and did not end: %s", self._name, os.getpid(), names)
         for task in running:
             if task.done() and not task.cancelled():
                 task.exception()  # nobody else looks at it, of which asyncio would complain

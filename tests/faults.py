@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 #: Where the rows are, in the order of the table.
-MODULES = ("faults_killed", "faults_messages", "faults_load", "faults_system", "faults_others")
+MODULES = ("faults_killed", "faults_messages", "faults_load", "faults_system", "faults_others", "faults_later")
 
 _TESTS = Path(__file__).parent
 

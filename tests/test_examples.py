@@ -10,10 +10,12 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 #: What an example has to come to.
 RESULTS = {
     "counter.py": "15\n",
+    "crawler.py": "100 pages\n",
     "monitors.py": "Disk was ",
     "numpy_blocks.py": "32 MB out in 4 blocks, 32 MB back\n",
     "pipeline.py": "the squares of 1 to 100 add up to 338350\n",
     "primes.py": "There are 17984 primes below 200000.\n",
+    "rate_limiter.py": "0.39 seconds or more: True\n",
 }
 
 

@@ -36,6 +36,8 @@ class System:
     SLOWER = 1
     #: Workloads that it can't run, and why.
     UNABLE: dict[str, str] = {}
+    #: As `ask_many`, in an event loop and with asyncio.gather; None where replies can't be awaited.
+    gather_many = None
 
     def start(self, count, writers=1):
         """Starts actors, each of which has answered. Up to ``writers`` processes send to each at a time."""

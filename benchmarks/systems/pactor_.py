@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import multiprocessing
 import time
@@ -63,3 +64,10 @@ class Pactor(System):
     def ask_many(self, node, method, values):
         asked = getattr(node, method)
         return [future.result() for future in [ask(asked, value) for value in values]]
+
+    def gather_many(self, node, method, values):
+        async def gather():
+            asked = getattr(node, method)
+            return await asyncio.gather(*[ask(asked, value) for value in values])
+
+        return asyncio.run(gather())

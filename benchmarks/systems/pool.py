@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import multiprocessing
 
@@ -44,6 +45,13 @@ class ProcessPool(System):
 
     def ask_many(self, node, method, values):
         return [future.result() for future in [node.submit(_call, method, value) for value in values]]
+
+    def gather_many(self, node, method, values):
+        async def gather():
+            futures = [node.submit(_call, method, value) for value in values]
+            return await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+        return asyncio.run(gather())
 
 
 def _start():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pykka
 
 from benchmarks.node import Node
@@ -53,3 +55,10 @@ class Pykka(System):
     def ask_many(self, node, method, values):
         asked = getattr(node, method)
         return pykka.get_all([asked(value) for value in values])
+
+    def gather_many(self, node, method, values):
+        async def gather():
+            asked = getattr(node, method)
+            return await asyncio.gather(*[asked(value) for value in values])
+
+        return asyncio.run(gather())

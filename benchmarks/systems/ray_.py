@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -50,3 +51,10 @@ class Ray(System):
     def ask_many(self, node, method, values):
         asked = getattr(node, method)
         return ray.get([asked.remote(value) for value in values])
+
+    def gather_many(self, node, method, values):
+        async def gather():
+            asked = getattr(node, method)
+            return await asyncio.gather(*[asked.remote(value) for value in values])
+
+        return asyncio.run(gather())

@@ -107,3 +107,5 @@ class Xoscar(System):
             return await asyncio.gather(*[asked(value) for value in values])
 
         return self._run(ask())
+
+    gather_many = ask_many
