@@ -298,8 +298,9 @@ def test_with_uvloop(uvloop, recorder):
 def test_a_process_that_was_forked_awaits_its_own_replies(start, recorder):
     with contextlib.closing(Mailbox()) as found:
         asyncio.run(ask_and_wait(recorder, 0))  # so that there is something to inherit
-        start(ask_elsewhere, recorder.proxy, found)
+        process = start(ask_elsewhere, recorder.proxy, found)
         assert found.get(timeout=LIMIT) == list(range(50))
+        process.join(LIMIT)  # killed, it would leave its mailbox
         assert asyncio.run(ask_and_wait(recorder, 1)) == 1
 
 

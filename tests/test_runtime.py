@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -35,10 +36,11 @@ def base(tmp_path, monkeypatch):
 def program(base, tmp_path, monkeypatch):
     """Starts programs; those that still run at the end of the test are ended."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    numbers = itertools.count()
     with contextlib.ExitStack() as stack:
 
         def start(text, *arguments, first=""):
-            path = tmp_path / "program.py"
+            path = tmp_path / f"program{next(numbers)}.py"  # one that is starting may be about to read its own
             path.write_text(f"import multiprocessing, os, sys, time\n{first}\nimport pactor\n{textwrap.dedent(text)}")
             process = stack.enter_context(
                 subprocess.Popen([sys.executable, path, *arguments], stdin=-1, stdout=-1, stderr=-1, text=True)
