@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import os
 import threading
+import time
 
 from support import LIMIT, Recorder
 
@@ -25,6 +26,10 @@ class Waiter(Recorder):
 
     async def note_soon(self, *items):
         await asyncio.sleep(0)
+        self.note(*items)
+
+    def note_slowly(self, *items):
+        time.sleep(0.002)
         self.note(*items)
 
     async def echo_soon(self, value):

@@ -378,6 +378,21 @@ def test_a_tell_that_is_cancelled_while_it_waits_sends_nothing(small, gate):
     asyncio.run(main())
 
 
+def test_a_large_tell_that_is_cancelled_leaves_nothing(small, gate):
+    async def main():
+        await tell(small.proxy.note, 0)
+        telling = [asyncio.ensure_future(tell(small.proxy.note, bytes(100_000))) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in telling:
+            task.cancel()
+        open_gate(gate)
+        assert await ask(small.proxy.all) == [0]
+        directory = small._mailbox.directory
+        await until(lambda: not [name for name in os.listdir(directory) if name[0].isdigit()])
+
+    asyncio.run(main())
+
+
 def test_a_plain_message_without_room_warns_that_the_loop_stands_still(small, gate):
     async def main():
         await tell(small.proxy.note, 0)
