@@ -58,8 +58,8 @@ class Actor(Generic[T]):
     of actors wait when about 64 KB are unread. ``on_failure`` is what to do when a method raises and nobody waits for
     its reply: ``"resume"`` logs it and goes on with the next message, ``"stop"`` logs it and ends the actor, and a
     `Restart` restarts the actor, also when its process dies. ``concurrency`` is how many messages an actor with
-    `async def` methods executes at once, 1,000 by default. ``context`` is a context of multiprocessing, for another
-    start method than its default.
+    `async def` methods executes at once, 1,000 by default; give it where decorators hide that they are. ``context`` is
+    a context of multiprocessing, for another start method than the default.
 
     Raises TypeError or ValueError for arguments that can't be right, what pickling the target raises, and OSError
     where the system has no room for another process. What the target raises in its process is told by the first ask.
@@ -356,11 +356,8 @@ def _concurrency(cls: type, concurrency: int | None) -> int:
         raise TypeError(f"concurrency must be an int, not {concurrency!r}")
     if concurrency is not None and concurrency < 1:
         raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
-    if any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls)):
-        return concurrency or _CONCURRENCY
-    if concurrency is not None:
-        raise ValueError(f"{cls.__qualname__} has no async def method: it executes one message at a time")
-    return 0
+    is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls))
+    return concurrency or (_CONCURRENCY if is_async else 0)
 
 
 def _packed(target: object) -> object:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import collections
 import functools
-import itertools
 import os
 import pickle
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import _ending, _wire
@@ -21,7 +20,6 @@ from ._telling import portable, said, shown, traceback_of
 if TYPE_CHECKING:
     import concurrent.futures
 
-    from ._inbox import Inbox
     from ._waiting import Poll
 
 
@@ -40,21 +38,23 @@ class Answers:
         #: How many replies are to come later.
         self.owed = 0
         self._done: collections.deque[tuple[bytes, int, str, int, concurrent.futures.Future[Any]]] = collections.deque()
-        self._refused = 0
+        self._is_finished = False
 
     def value(self, asker: bytes, number: int, name: str, value: Any) -> None:
         """Replies what the method ``name`` returned; where that is a future, its result, when it is there."""
         futures = sys.modules.get("concurrent.futures")
-        if futures and isinstance(value, futures.Future):
-            self.later(asker, number, name, value)
+        # While another thread imports it, it may not have everything yet.
+        if futures and isinstance(value, getattr(futures, "Future", ())):
+            self.later(asker, number, name, value)  # type: ignore[arg-type]
         else:
             self._send(asker, number, name, value)
 
     def later(self, asker: bytes, number: int, name: str, future: concurrent.futures.Future[Any]) -> None:
         """Replies the future's result, when it is there."""
         try:
+            self.futures.open(future)
             place = self._unanswered.add(asker, number) if self._unanswered else 0
-        except OSError as error:
+        except OSError as error:  # no descriptor, or no room to write it down
             self.error(asker, number, portable(error))
             return
         self.owed += 1
@@ -67,11 +67,16 @@ class Answers:
             self.owed -= 1
             error = _error_of(future, name)
             if error is None:
-                self._send(asker, number, name, future.result())
+                self.value(asker, number, name, future.result())
             else:
                 self.error(asker, number, portable(error))
             if self._unanswered:
                 self._unanswered.remove(place)
+
+    def finish(self) -> None:
+        """Sends the results of futures that are done, for the last time: the end says the same to all other askers."""
+        self.send_done()
+        self._is_finished = True
 
     def error(self, asker: bytes, number: int, error: tuple[bytes | None, str, str, str]) -> None:
         """Replies an exception, as `portable` made it."""
@@ -80,20 +85,23 @@ class Answers:
         except Exception as failure:  # no descriptor, no room, no such asker: he is not to be helped
             log.error("actor %r (process %d): a reply can't be sent: %s", self._name, os.getpid(), said(failure))
 
-    def refuse(self, inbox: Inbox) -> int:
-        """Ends asks behind the close at once: what is owed may have to wait for them. Returns how many there were."""
+    def refuse(self, frames: Iterable[tuple[int, bytes]]) -> int:
+        """Ends asks behind the close at once: what is owed may have to wait for them. Returns how many frames it saw.
+
+        They were read and are not taken, which says that the actor is closing, also to who finds it killed.
+        """
+        count = 0
         error = _ending.CLOSED.error(self._name)
         told = pickle.dumps(error), type(error).__name__, str(error), ""
-        # They are read and not taken, which says that the actor is closing, also to who finds it killed.
-        for kind, body in itertools.islice(inbox.unfinished(), self._refused, None):
-            self._refused += 1
+        for kind, body in frames:
+            count += 1
             if kind & _wire.KIND == _wire.ASK:
                 try:
                     number, asker, _ = _wire.split_ask(body)
                 except struct.error:
                     continue
                 self.error(asker, number, told)
-        return self._refused
+        return count
 
     def _send(self, asker: bytes, number: int, name: str, value: object) -> None:
         try:
@@ -105,8 +113,9 @@ class Answers:
             self.error(asker, number, (None, type(error).__name__, text, traceback_of(error)))
 
     def _came(self, asker: bytes, number: int, name: str, place: int, future: concurrent.futures.Future[Any]) -> None:
-        self._done.append((asker, number, name, place, future))
-        self._wake()
+        if not self._is_finished:
+            self._done.append((asker, number, name, place, future))
+            self._wake()
 
 
 def _error_of(future: concurrent.futures.Future[Any], name: str) -> BaseException | None:

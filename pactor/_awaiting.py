@@ -18,11 +18,12 @@ import functools
 import os
 import select
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from . import _wire
+from . import _waiting, _wire
 from ._errors import ActorError
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ def wait(future: Future[Any]) -> Generator[Any, None, None]:
         raise RuntimeError(
             "a reply is awaited in an event loop of asyncio; elsewhere wait for its result() in a thread"
         ) from None
-    waiter: asyncio.Future[None] = loop.create_future()
     with _reading(loop, future._replies):
-        future._when_done(functools.partial(_wake, loop, threading.get_ident(), waiter))
+        _adopt(loop, future)
+        waiter: asyncio.Future[None] = loop.create_future()
+        future._when_done(lambda _: _settle(waiter))
         try:
             yield from waiter.__await__()
         except asyncio.CancelledError:
@@ -54,15 +56,17 @@ def wait(future: Future[Any]) -> Generator[Any, None, None]:
         raise asyncio.CancelledError
 
 
-def _wake(loop: asyncio.AbstractEventLoop, thread: int, waiter: asyncio.Future[None], _: object) -> None:
-    if threading.get_ident() == thread:
-        _done(waiter)
+def _settle(waiter: asyncio.Future[None], error: BaseException | None = None) -> None:
+    """Ends the wait for a future of asyncio. From any thread, also when its loop has ended."""
+    loop = waiter.get_loop()
+    if _waiting.running_loop() is loop:
+        _done(waiter, error)
     else:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(_done, waiter)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_done, waiter, error)
 
 
-def _done(waiter: asyncio.Future[None], error: BaseException | None = None) -> None:
+def _done(waiter: asyncio.Future[None], error: BaseException | None) -> None:
     if not waiter.done():
         if error is None:
             waiter.set_result(None)
@@ -79,17 +83,17 @@ class _Reading:
         self._watches = False
 
     def __enter__(self) -> None:
-        self._awaited += 1
         if not self._watches:
             self._watch(asyncio.get_running_loop())
+        self._awaited += 1
 
     def __exit__(self, *args: object) -> None:
         # The next await is likely to be soon: the loop goes on watching until there is something that nobody awaits.
         self._awaited -= 1
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._watches = True
         loop.add_reader(self.replies.fileno(), self._read)
+        self._watches = True
 
     def _read(self) -> None:
         if self._awaited and self.replies.read_now():
@@ -98,7 +102,12 @@ class _Reading:
         loop.remove_reader(self.replies.fileno())
         self._watches = False
         if self._awaited:  # it would only watch how another thread reads
-            loop.call_later(_LOOK_AGAIN, self._watch, loop)
+            loop.call_later(_LOOK_AGAIN, self._watch_again, loop)
+
+    def _watch_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._awaited and not self._watches:
+            self.replies.replace_leader()
+            self._watch(loop)
 
 
 _readings: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reading] = weakref.WeakKeyDictionary()
@@ -106,60 +115,95 @@ _readings: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reading] = weak
 
 def _reading(loop: asyncio.AbstractEventLoop, replies: Replies) -> _Reading:
     reading = _readings.get(loop)
-    if reading is None:
+    if reading is None or reading.replies is not replies:
         reading = _readings[loop] = _Reading(replies)
     return reading
 
 
-class _Wanted(Protocol):
-    def cancelled(self) -> bool: ...
+class _Entry:
+    """A frame that waits for room, ``wanted`` by a future, and what is to be called when it is sent, or can't be."""
+
+    def __init__(self, frame: bytes, head: int, wanted: Any, sent: Callable[[Exception | None], None]) -> None:
+        self.frame = frame
+        self.head = head
+        self.wanted = wanted
+        self.sent = sent
 
 
 class Outbox:
-    """What is to be sent one way by the event loop of one thread, when there is room."""
+    """What one event loop is to send one way, when there is room.
+
+    Others leave it alone while the loop runs. What a loop leaves behind, whoever waits for it sends.
+    """
 
     def __init__(self, way: Channel) -> None:
         self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
         self._way = way
-        self._thread = threading.get_ident()
         self._flushing = threading.RLock()
         self._entries: collections.deque[_Entry] = collections.deque()
         self._lacks = _NOTHING
-        way.outboxes[self._thread] = self
+        way.outboxes[self.loop] = self
         way.choose_way()
 
     def add(self, entry: _Entry) -> None:
-        """Has a frame sent behind those that are here."""
+        """Has the loop send a frame behind those that are here."""
         self._entries.append(entry)
-        loop = asyncio.get_running_loop()
-        if loop is not self.loop:  # that one has ended
-            with contextlib.suppress(RuntimeError):
-                self._watch(_NOTHING)
-            self.loop, self._lacks = loop, _NOTHING
         self._watch(self._way.lacks())
 
-    def flush(self, deadline: float | None) -> bool:
-        """Sends what is here; False where there was no room until the deadline."""
-        if not self._flushing.acquire(blocking=deadline != 0):
+    def holds(self, future: object) -> bool:
+        """Whether the future's ask is not sent yet."""
+        return any(entry.wanted is future for entry in list(self._entries))
+
+    def adopt(self, other: Outbox) -> None:
+        """Takes over what a loop has left that does not run any more."""
+        if other._flushing.acquire(blocking=False):  # or else a thread is about to send it
+            try:
+                self._entries.extend(other._entries)
+                other._entries.clear()
+                other._remove()
+                self._watch(self._way.lacks())
+            finally:
+                other._flushing.release()
+
+    def flush(self, deadline: float | None, until: object = None) -> bool:
+        """Sends what is here, or what is here until the ask of a future; False where there was no room in time."""
+        if deadline is None:
+            self._flushing.acquire()
+        elif not self._flushing.acquire(timeout=max(0, deadline - time.monotonic())):
             return False
         try:
             while self._entries:
                 # While it waits, callbacks of replies may come here again.
                 entry = self._entries.popleft()
+                error: Exception | None = None
                 try:
-                    sent = entry.send(self._way, deadline)
+                    if entry.wanted.cancelled():
+                        _wire.drop(self._way.mailbox, entry.frame, entry.head)
+                    elif not self._deliver(entry.frame, deadline):
+                        self._entries.appendleft(entry)
+                        return False
+                except (ActorError, OSError) as failure:
+                    _wire.drop(self._way.mailbox, entry.frame, entry.head)
+                    error = failure
                 except BaseException:
                     self._entries.appendleft(entry)
                     raise
-                if not sent:
-                    self._entries.appendleft(entry)
-                    return False
+                entry.sent(error)
+                if entry.wanted is until:
+                    break
+            self._remove()
         finally:
             self._flushing.release()
-        if self._way.outboxes.get(self._thread) is self:
-            del self._way.outboxes[self._thread]
-            self._way.choose_way()
         return True
+
+    def _deliver(self, frame: bytes, deadline: float | None) -> bool:
+        return self._way.deliver_now(frame) if deadline == 0 else self._way.deliver(frame, deadline)
+
+    def _remove(self) -> None:
+        if not self._entries and self._way.outboxes.get(self.loop) is self:
+            del self._way.outboxes[self.loop]
+            self._way.choose_way()
 
     def _go_on(self) -> None:
         self.flush(0)
@@ -180,69 +224,62 @@ class Outbox:
 _NOTHING = (-1, 0)
 
 
-class _Entry:
-    """A frame that waits for room, and who wants to know that it is sent."""
-
-    def __init__(self, frame: bytes, head: int, wanted: _Wanted, sent: Callable[[Exception | None], None]) -> None:
-        self._frame = frame
-        self._head = head
-        self._wanted = wanted
-        self._sent = sent
-
-    def send(self, way: Channel, deadline: float | None) -> bool:
-        """Sends it, if it is still wanted; False where there was no room until the deadline."""
-        error = None
-        if self._wanted.cancelled():
-            _wire.drop(way.mailbox, self._frame, self._head)
-        else:
-            try:
-                if not (way.deliver_now(self._frame) if deadline == 0 else way.deliver(self._frame, deadline)):
-                    return False
-            except (ActorError, OSError) as failure:
-                _wire.drop(way.mailbox, self._frame, self._head)
-                error = failure
-        self._sent(error)
-        return True
-
-
 async def tell(way: Channel, message: tuple[Any, ...]) -> None:
     """Sends a message; waits for room."""
-    frame = way.pack(_wire.ITEM, b"", message)
-    if not _deliver_now(way, frame, 0):
-        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        _outbox(way).add(_Entry(frame, 0, sent, functools.partial(_done, sent)))
-        await sent
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    _send(way, way.pack(_wire.ITEM, b"", message), 0, waiter, functools.partial(_settle, waiter))
+    await waiter
 
 
 def ask(way: Channel, head: bytes, message: tuple[Any, ...], future: Future[Any]) -> None:
     """Sends an ask, at once or when there is room."""
 
-    def sent(error: BaseException | None) -> None:
+    def sent(error: Exception | None) -> None:
         if error is not None:
             future._replies.finish(future, None, error)
 
-    frame = way.pack(_wire.ASK, head, message)
-    if not _deliver_now(way, frame, len(head)):
-        _outbox(way).add(_Entry(frame, len(head), future, sent))
+    _send(way, way.pack(_wire.ASK, head, message), len(head), future, sent)
 
 
-def _deliver_now(way: Channel, frame: bytes, head: int) -> bool:
+def _send(way: Channel, frame: bytes, head: int, wanted: Any, sent: Callable[[Exception | None], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for outbox in list(way.outboxes.values()):
+        if outbox.thread == threading.get_ident() and outbox.loop.is_closed():
+            _outbox(way, loop).adopt(outbox)  # what was sent earlier comes earlier
     try:
-        return threading.get_ident() not in way.outboxes and way.deliver_now(frame)
+        if loop not in way.outboxes and way.deliver_now(frame):
+            sent(None)
+            return
     except BaseException:
         _wire.drop(way.mailbox, frame, head)
         raise
+    _outbox(way, loop).add(_Entry(frame, head, wanted, sent))
 
 
-def _outbox(way: Channel) -> Outbox:
-    return way.outboxes.get(threading.get_ident()) or Outbox(way)
+def _outbox(way: Channel, loop: asyncio.AbstractEventLoop) -> Outbox:
+    return way.outboxes.get(loop) or Outbox(way)
 
 
-def send_stranded(way: Channel, deadline: float | None, running: bool = True) -> None:
-    """Sends what event loops have left behind, or, if they are ``running``, are still to send."""
+def _adopt(loop: asyncio.AbstractEventLoop, future: Future[Any]) -> None:
+    """Has the loop send the future's ask, where another one that does not run any more has left it."""
+    way = future._way
     for outbox in list(way.outboxes.values()):
-        if running or not outbox.loop.is_running():
-            outbox.flush(deadline)
+        if outbox.loop is not loop and not outbox.loop.is_running() and outbox.holds(future):
+            _outbox(way, loop).adopt(outbox)
+
+
+def send_stranded(future: Future[Any], deadline: float | None) -> None:
+    """Sends the future's ask, where an event loop was to do so that does not run, or waits for just this."""
+    for outbox in list(future._way.outboxes.values()):
+        if outbox.holds(future) and (outbox.thread == threading.get_ident() or not outbox.loop.is_running()):
+            outbox.flush(deadline, until=future)
+
+
+def send_beside(future: Future[Any]) -> None:
+    """The same for somebody who must not wait: in a thread of its own, which is rarely needed."""
+    for outbox in list(future._way.outboxes.values()):
+        if outbox.holds(future) and not outbox.loop.is_running():
+            threading.Thread(target=outbox.flush, args=(None, future), name="pactor sender", daemon=True).start()
 
 
 os.register_at_fork(after_in_child=_readings.clear)

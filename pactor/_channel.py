@@ -56,8 +56,8 @@ class Channel:
         self.ending: _ending.Ending | None = None
         #: The owner knows more than others.
         self.find_ending: Callable[[str], _ending.Ending] = _ending.find
-        #: What event loops are to send when there is room, each in its thread. While there is any, ``fd`` is -1.
-        self.outboxes: dict[int, Outbox] = {}
+        #: What event loops are to send when there is room, each its own. While there is any, ``fd`` is -1.
+        self.outboxes: dict[object, Outbox] = {}
         self._slots: SenderSlots | None = None
         self.is_reader = False
 
@@ -100,8 +100,10 @@ class Channel:
 
     def send(self, frame: bytes, deadline: float | None = None) -> None:
         """Sends a frame, as `post` does."""
-        outbox = self.outboxes.get(threading.get_ident())
-        if (outbox and not outbox.flush(deadline)) or not self.deliver(frame, deadline):
+        for outbox in list(self.outboxes.values()):
+            if outbox.thread == threading.get_ident() and not outbox.flush(deadline):
+                raise Full
+        if not self.deliver(frame, deadline):
             raise Full
 
     def deliver(self, frame: bytes, deadline: float | None) -> bool:
@@ -113,8 +115,7 @@ class Channel:
     def deliver_now(self, frame: bytes) -> bool:
         """The same without waiting."""
         self.open()
-        # A slot that is taken and not used is lost for a while, so there has to be room for the frame first.
-        return not (self._slots and not is_ready(self.file, select.POLLOUT)) and self.deliver(frame, 0)
+        return self._slots.try_send(self, frame) if self._slots else self.try_send(frame)
 
     def try_send(self, frame: bytes) -> bool:
         """Writes a frame that takes no slot; False where there is no room now."""
@@ -148,7 +149,8 @@ class Channel:
 
     def choose_way(self) -> None:
         """Lets frames be written without further ado, or not."""
-        self.fd = -1 if self._slots or self.outboxes or self.ending else self.file
+        with _opening:
+            self.fd = -1 if self._slots or self.outboxes or self.ending else self.file
 
     def open(self) -> None:
         """Opens the way, if it is not open; raises ActorClosed or ActorDied where it leads nowhere any more."""

@@ -28,6 +28,8 @@ from ._loop import LOOK_UP, Loop, Stop
 
 #: How long plain messages in a row may keep the tasks from running, in seconds.
 _TURN = 0.001
+#: How much an actor receives while as many coroutines run as may, in bytes; then its senders wait.
+_READ_AHEAD = 1 << 20
 #: How long what is cancelled may take to end, in seconds.
 _CANCELLED = 5.0
 
@@ -53,27 +55,41 @@ class AsyncLoop(Loop):
 
     def run(self) -> None:
         """Executes messages until the end; raises Stop."""
-        self._driver = self._aio.create_task(self._drive())
-        try:
-            self._aio.run_until_complete(self._driver)
-        except RuntimeError:  # it was stopped in a child, into which a method had forked
-            if self._forked:
-                self._leave(0)
-            raise
+        while True:
+            if self._driver is None or self._driver.done():
+                self._driver = self._aio.create_task(self._drive())
+            try:
+                self._aio.run_until_complete(self._driver)
+            except SystemExit as error:
+                self._exit("a task of its event loop", error)
+            except (asyncio.CancelledError, RuntimeError):
+                # A method cancelled all tasks, or stopped the loop, which goes on. Or this is a child that was forked.
+                if self._forked:
+                    self._leave(0)
+                if self._driver.done() and not self._driver.cancelled():
+                    raise
 
     def stop(self) -> None:
         if not self._forked:
+            self._answers.finish()
             self._stopping = True
-            self._cancel(task for task in (self._driver, *self._tasks) if task)
-        super().stop()
+        try:
+            if not self._forked:
+                self._cancel(task for task in (self._driver, *self._tasks) if task)
+        finally:
+            super().stop()
 
     def end(self, ending: _ending.Ending) -> None:
         if not self._forked:
             # What methods have left to run beside them; of themselves, those that go on have had their time.
             self._cancel(asyncio.all_tasks(self._aio) - self._tasks)
-            self._aio.run_until_complete(self._aio.shutdown_asyncgens())
+            self._wait_for({self._aio.create_task(self._aio.shutdown_asyncgens())})
             self._aio.close()
         super().end(ending)
+
+    def read(self, fd: int) -> None:
+        super().read(fd)
+        self._ring()  # what has come is not for whoever waits in here
 
     def wake(self) -> None:
         self._attention = True
@@ -85,13 +101,11 @@ class AsyncLoop(Loop):
     async def _drive(self) -> None:
         inbox, now = self._inbox, time.monotonic
         turn = look_up = now()
-        while True:
+        while not self._closing:
             if self._attention or self._timers:
                 self._attend()
             if len(self._tasks) >= self._concurrency:
-                self.poll.unregister(self._fifo)
-                await self._idle()
-                self.poll.register(self._fifo, select.POLLIN)
+                await self._idle_ahead()
                 continue
             body = inbox.take()
             if body is None:
@@ -100,6 +114,8 @@ class AsyncLoop(Loop):
             self._receive(inbox.kind, body)
             if self._closing:
                 break
+            if self._forked:
+                self._leave(0)  # the inbox is the parent's
             if self._has_started:
                 self._has_started = False
                 await asyncio.sleep(0)
@@ -111,7 +127,6 @@ class AsyncLoop(Loop):
             if now() > look_up:
                 self._look_up()
                 look_up = now() + LOOK_UP
-        self._answers.refuse(inbox)
         while self._tasks or self._answers.owed:
             await self._idle()
         raise Stop(_ending.CLOSED, 0)
@@ -132,6 +147,18 @@ class AsyncLoop(Loop):
                 if timer:
                     timer.cancel()
         self._heed(self.poll.poll(0))
+
+    async def _idle_ahead(self) -> None:
+        """The same while no message may begin: some are received, in case that what runs waits for their senders."""
+        self._reads_ahead = not self._mailbox.slots and self._inbox.unread < _READ_AHEAD
+        if not self._reads_ahead:
+            self.poll.unregister(self._fifo)
+        try:
+            await self._idle()
+        finally:
+            if not self._reads_ahead:
+                self.poll.register(self._fifo, select.POLLIN)
+            self._reads_ahead = False
 
     def _ring(self) -> None:
         """Ends the driver's wait."""
@@ -167,6 +194,7 @@ class AsyncLoop(Loop):
 
     def _close(self) -> None:
         self._closing = True
+        self._answers.refuse(self._inbox.unfinished())
 
     def _start(self, name: str, awaitable: Awaitable[Any], is_asked: bool) -> asyncio.Task[Any]:
         task = self._aio.create_task(self._execute(name, awaitable, is_asked), name=f"{name}()")
@@ -188,10 +216,12 @@ class AsyncLoop(Loop):
             except Stop as stop:
                 self._stop = stop
                 self.wake()
+                await self._aio.create_future()  # no reply: who asked learns of the end, for which this is cancelled
 
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         self._ring()
+        _retrieve(task)
 
     def _call(self, method: Callable[[], object]) -> None:
         async def call() -> None:
@@ -199,22 +229,41 @@ class AsyncLoop(Loop):
             if inspect.isawaitable(value):
                 await value
 
-        self._aio.run_until_complete(call())
+        if self._stopping:
+            self._aio.run_until_complete(call())
+        else:
+            self._aio.run_until_complete(self._supervise(self._aio.create_task(call())))
+
+    async def _supervise(self, task: asyncio.Task[None]) -> None:
+        """Waits for what runs before the first message; raises Stop where the actor is to end before."""
+        task.add_done_callback(lambda _: self._ring())
+        while not task.done():
+            await self._idle_ahead()
+        await task
 
     def _cancel(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         """Cancels tasks, and waits until they have ended, but not for ever."""
-        running = [task for task in tasks if not task.done()]
-        for task in running:
+        tasks = {*tasks}
+        for task in tasks:
             task.cancel()
+        self._wait_for(tasks)
+
+    def _wait_for(self, tasks: set[asyncio.Task[Any]]) -> None:
+        running = {task for task in tasks if not task.done()}
         if running:
-            _, going_on = self._aio.run_until_complete(asyncio.wait(running, timeout=_CANCELLED))
-            if going_on:
-                names = ", ".join(task.get_name() for task in going_on)
-                log.error("actor %r (process %d): cancelled, and did not end: %s", self._name, os.getpid(), names)
-        for task in running:
-            if task.done() and not task.cancelled():
-                task.exception()  # nobody else looks at it, of which asyncio would complain
+            _, running = self._aio.run_until_complete(asyncio.wait(running, timeout=_CANCELLED))
+        if running:
+            names = ", ".join(task.get_name() for task in running)
+            log.error("actor %r (process %d): cancelled, and did not end: %s", self._name, os.getpid(), names)
+        for task in tasks - running:
+            _retrieve(task)
 
     def _note_fork(self) -> None:
         super()._note_fork()
         self._aio.stop()
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Looks at the exception of a task that has ended: asyncio complains of those that nobody looked at."""
+    if not task.cancelled():
+        task.exception()

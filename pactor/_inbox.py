@@ -179,6 +179,11 @@ class Inbox:
     def is_empty(self) -> bool:
         return self._position == self._end
 
+    @property
+    def unread(self) -> int:
+        """How many bytes are here that were not handed out."""
+        return self._end - self._position
+
     def finish(self) -> None:
         """Says that the frame handed out last is done with, where no further `take` will say so."""
         self._words[_WORD] = self._position << 2 | READY

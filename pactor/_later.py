@@ -6,6 +6,7 @@ does. A restartable actor lives on; its inbox knows the message that was handed 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import struct
@@ -54,8 +55,10 @@ class Unanswered:
         if index is None:
             # One that was cut is the last one, and no record names it.
             entry = _LENGTH.pack(len(asker)) + asker
-            if os.write(self._askers, entry) < len(entry):
-                raise OSError("no room to note who asked")
+            written = os.write(self._askers, entry)
+            if written < len(entry):
+                os.ftruncate(self._askers, os.fstat(self._askers).st_size - written)
+                raise OSError(errno.ENOSPC, "no room to note who asked")
             index = self._indices[asker] = len(self._indices) + 1
         place = self._free.pop() if self._free else self._places
         os.pwrite(self._asks, _RECORD.pack(number, index), place * _RECORD.size)
@@ -105,20 +108,22 @@ class FutureReader:
         #: What to wait for: `read` is to be called then.
         self.fd = -1
 
+    def open(self, future: Any) -> None:
+        """Begins to look for the replies that a future may wait for. Raises OSError where there is no descriptor."""
+        if self.fd < 0 and _is_ours(future):
+            replies = future._replies
+            fd = replies.fileno()
+            self._poll.register(fd, select.POLLIN)
+            self._replies, self.fd = replies, fd
+
     def add(self, future: Any, done: Callable[[Any], object]) -> None:
         """Has ``done`` called with the future, in whatever thread, when it is done."""
-        from ._future import Future  # which imports a lot; somebody has, where there is a future
-
-        if not isinstance(future, Future):
+        if _is_ours(future):
+            self._waiting.add(future)
+            future._when_done(done)
+            future._when_done(self._waiting.discard)
+        else:
             future.add_done_callback(done)
-            return
-        self._waiting.add(future)
-        if self.fd < 0:
-            self._replies = future._replies
-            self.fd = self._replies.fileno()
-            self._poll.register(self.fd, select.POLLIN)
-        future._when_done(done)
-        future._when_done(self._waiting.discard)
 
     def read(self) -> None:
         """Reads the replies to this process."""
@@ -129,3 +134,9 @@ class FutureReader:
         self.fd = -1
         for future in list(self._waiting):  # another thread reads just now, for as long as it waits
             self._replies.help(future)
+
+
+def _is_ours(future: Any) -> bool:
+    from ._future import Future  # which imports a lot; somebody has, where there is a future
+
+    return isinstance(future, Future)

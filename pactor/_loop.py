@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _channel, _current, _dead_letters, _ending, _inbox, _proxy, _runtime, _waiting, _wire
 from ._answers import Answers
@@ -87,6 +87,9 @@ class Loop:
         self.deadlocks = Deadlocks(mailbox.directory, name, self._inbox)
         self.current: _current.CurrentActor | None = None
         self._terminated = self._closing = False
+        self._reads_ahead = False  # what can't be executed yet is received all the same
+        self._refused = 0  # messages behind the close
+        self._deaf = False  # nothing is read from the mailbox any more, not even a nudge
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_numbers = itertools.count()
         # Whether something new is to be looked at between two messages, besides timers.
@@ -119,7 +122,7 @@ class Loop:
             inject(self._object, enqueue=self.current.enqueue, enqueue_later=self.current.enqueue_later)
             if hasattr(type(self._object), "on_start"):
                 self._call(self._object.on_start)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stop):
             raise
         except BaseException as error:
             ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True, started=False)
@@ -164,6 +167,7 @@ class Loop:
         """Has the wrapped object do what it does at its end."""
         if self._forked:
             self._leave(1)
+        self._answers.finish()
         if hasattr(type(self._object), "on_stop"):
             try:
                 self._call(self._object.on_stop)
@@ -226,7 +230,7 @@ class Loop:
 
     def read(self, fd: int) -> None:
         if fd == self._fifo:
-            self.deadlocks.look(self._inbox.pull())
+            self.deadlocks.look(self._pull())
 
     def release(self) -> None:
         pass
@@ -292,8 +296,7 @@ class Loop:
         if isinstance(error, (KeyboardInterrupt, Stop)):
             raise error
         if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            raise Stop(Ending(False, f"ended itself: {name}() raised {said(error)}"), code) from None
+            self._exit(f"{name}()", error)
         then = {"resume": "goes on with the next message", "stop": "ends", RESTART: "is restarted"}[self._on_failure]
         log.error(
             "actor %r (process %d): %s() raised; it %s",
@@ -307,6 +310,10 @@ class Loop:
             reason = f"stopped: {name}() raised {said(error)}"
             raise Stop(Ending(False, reason, traceback_of(error), failed=not self._terminated), 1) from None
 
+    def _exit(self, what: str, error: SystemExit) -> NoReturn:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise Stop(Ending(False, f"ended itself: {what} raised {said(error)}"), code) from None
+
     def _wait(self) -> None:
         """Waits for something to do."""
         while self._attention:
@@ -316,14 +323,14 @@ class Loop:
     def _deadline(self) -> float | None:
         deadline = self._timers[0][0] if self._timers else None
         slots = self._mailbox.slots
-        if self._owner_fd is None or (slots and slots.taken()):
+        if self._owner_fd is None or self._deaf or (slots and slots.taken()):
             deadline = _waiting.earlier(deadline, time.monotonic() + _LOOK_AGAIN)
         return deadline
 
     def _heed(self, events: list[tuple[int, int]]) -> None:
         for fd, _ in events:
             self._notice(fd)
-        if not events:
+        if not events and self._inbox.is_empty() and not self._closing:
             self._mailbox.repair_slots()
         if self._attention or self._timers:
             self._attend()
@@ -358,12 +365,18 @@ class Loop:
             self._answers.futures.read()
         elif fd != self._fifo:
             self._answers.askers.attend(fd)
-        elif self._closing:
-            self._inbox.pull()
-            if self._answers.refuse(self._inbox) > _MOST_REFUSED:
-                self.poll.unregister(fd)
-        elif self._inbox.is_empty():
-            self._inbox.pull()
+        elif self._inbox.is_empty() or self._closing or self._reads_ahead:
+            self._pull()
+
+    def _pull(self) -> int:
+        """Receives what the mailbox holds; returns how many bytes came."""
+        came = self._inbox.pull()
+        if self._closing:
+            self._refused += self._answers.refuse(self._inbox.latest(came))
+            if self._refused > _MOST_REFUSED and not self._deaf:
+                self.poll.unregister(self._fifo)
+                self._deaf = True
+        return came
 
     def _hear(self, token: bytes) -> None:
         if call := self._watches.take(token):
@@ -376,7 +389,7 @@ class Loop:
     def _close(self) -> None:
         """Ends it, once it has sent what it still owes."""
         self._closing = True
-        self._answers.refuse(self._inbox)
+        self._answers.refuse(self._inbox.unfinished())
         while self._answers.owed:
             self._wait()
         raise Stop(_ending.CLOSED, 0)

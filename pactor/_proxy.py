@@ -150,7 +150,7 @@ async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs
         await tell(counter.proxy.add, 5)
 
     That is ``counter.proxy.add(5)``, which would keep the whole event loop waiting then, and warns of it. Cancelled
-    while it waits, it sends nothing. Raises what the call would raise.
+    while it waits, the message is not sent, unless there was room just then. Raises what the call would raise.
     """
     way = _checked("tell", method, args, kwargs)
     from . import _awaiting

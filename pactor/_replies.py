@@ -123,7 +123,7 @@ class Replies:
         if future._way.outboxes:
             from . import _awaiting
 
-            _awaiting.send_stranded(future._way, deadline)
+            _awaiting.send_stranded(future, deadline)
         deadlocks = _current.deadlocks()
         if deadlocks is None:
             self._wait(future, deadline)
@@ -149,7 +149,7 @@ class Replies:
             self._follow(future, deadline)
             if future._state != PENDING or also() or (deadline is not None and time.monotonic() >= deadline):
                 return future._state != PENDING
-            self._replace_leader()
+            self.replace_leader()
 
     def read_now(self) -> bool:
         """Hands out what has arrived; waits for nothing. False where another thread is to do so."""
@@ -177,7 +177,7 @@ class Replies:
         if future._way.outboxes:
             from . import _awaiting
 
-            _awaiting.send_stranded(future._way, None, running=False)
+            _awaiting.send_beside(future)
         with self._helping:
             if future._number in self._pending:
                 self._helped.add(future._number)
@@ -199,8 +199,10 @@ class Replies:
 
     def register(self, poll: _waiting.Poll) -> None:
         poll.register(self.fd, select.POLLIN)
-        for fd in list(self._watched):
-            poll.register(fd, 0)
+        for fd, watched in list(self._watched.items()):
+            way = watched()
+            if way is not None and way.file == fd:  # or else it is closed, or another's by now
+                poll.register(fd, 0)
 
     def read(self, fd: int) -> None:
         if fd == self.fd:
@@ -282,7 +284,7 @@ class Replies:
             finally:
                 del self._followers[following]
 
-    def _replace_leader(self) -> None:
+    def replace_leader(self) -> None:
         """Where the leader's thread is not in here any more, an exception came to it between two lines."""
         leader = self._leader.get("thread")
         if leader is not None:
@@ -295,7 +297,7 @@ class Replies:
         while True:
             while not self.claim():
                 time.sleep(_LOOK_AGAIN_READING)
-                self._replace_leader()
+                self.replace_leader()
             try:
                 self._lead(lambda: not self._helped, None)
             except BaseException:  # of a callback; the helper is to help the others too

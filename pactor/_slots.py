@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ._waiting import wait_for_room
+from ._waiting import is_ready, wait_for_room
 
 if TYPE_CHECKING:
     from ._channel import Channel
@@ -59,6 +59,20 @@ class SenderSlots:
                     fcntl.flock(self.fd, fcntl.LOCK_UN)
             if not wait_for_room(self.fd, select.POLLIN, deadline, channel.name):
                 return False
+
+    def try_send(self, channel: Channel, frame: bytes) -> bool:
+        """The same without waiting; False where there was no slot, or no room."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_SH)
+            try:
+                # A slot that is taken and not used is lost for a while, so there has to be room for the frame first.
+                return is_ready(channel.file, select.POLLOUT) and self._take() and channel.try_send(frame)
+            finally:
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
+        finally:
+            self._lock.release()
 
     def _take(self) -> bool:
         try:

@@ -46,7 +46,9 @@ def traceback_of(error: BaseException) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # linecache has some for modules that were imported in an unusual way
-            return "".join(traceback.format_exception(without_loop(error)))
+            # Not without_loop, which would take off one more each time: a future may tell its error more than once.
+            top = error.__traceback__
+            return "".join(traceback.format_exception(type(error), error, top.tb_next or top if top else None))
     except Exception:  # of its __str__, or its __traceback__: whatever a class may do
         return f"{type(error).__name__}, whose traceback can't be shown\n"
 

@@ -85,8 +85,9 @@ def wait_for_room(fd: int, event: int, deadline: float | None, whose: str) -> bo
 
 def running_loop() -> Any:
     """The event loop of asyncio that this thread is in; None where it is in none."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio._get_running_loop() if asyncio else None
+    # While another thread imports it, it may not have everything yet.
+    get = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    return get() if get else None
 
 
 def is_ready(fd: int, event: int) -> bool:
@@ -115,6 +116,7 @@ class Bundle:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._lock = threading.Lock()
 
     def fileno(self) -> int:
         fd: int = self._selector.fileno()
@@ -125,14 +127,16 @@ class Bundle:
 
     def register(self, fd: int, events: int) -> None:
         """Where ``events`` is 0, only its end counts, which is always reported; not for the reading end of a pipe."""
-        if fd in self._selector.get_map():
-            self._selector.unregister(fd)
-        self._selector.register(fd, selectors.EVENT_WRITE if events & select.POLLOUT else selectors.EVENT_READ)
+        with self._lock:
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+            self._selector.register(fd, selectors.EVENT_WRITE if events & select.POLLOUT else selectors.EVENT_READ)
 
     modify = register
 
     def unregister(self, fd: int) -> None:
-        self._selector.unregister(fd)
+        with self._lock:
+            self._selector.unregister(fd)
 
     def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
         """What is ready; ``timeout`` is in milliseconds."""

@@ -141,9 +141,21 @@ def test_a_limit_that_is_none_is_an_error_at_the_call(concurrency, error, text):
         Actor(Waiter(), concurrency=concurrency)
 
 
-def test_a_limit_where_no_method_is_a_coroutine_is_an_error():
-    with pytest.raises(ValueError, match="no async def method"):
-        Actor(Recorder(), concurrency=5)
+def test_a_limit_makes_methods_that_are_coroutines_in_disguise_run(context):
+    with Actor(Disguised(), concurrency=5, context=context) as actor:
+        assert "x" == ask(actor.proxy.echo, "x").result(LIMIT)
+
+
+class Disguised:
+    def echo(self, value):
+        return self._echo(value)
+
+    def __getattr__(self, name):
+        async def echo(value):
+            await asyncio.sleep(0)
+            return value
+
+        return echo
 
 
 def test_what_a_coroutine_raises_is_raised_by_the_ask(waiter):
