@@ -6,10 +6,11 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import sys
 import threading
 import time
 
-from support import LIMIT, Recorder
+from support import LIMIT, Recorder, eventually
 
 from pactor import ask, current_actor
 
@@ -94,3 +95,53 @@ class Waiter(Recorder):
 
     async def hang_by_asking(self, proxy):
         return ask(proxy.echo).result(LIMIT)
+
+    async def block_on(self, method, *args):
+        return ask(method, *args).result(LIMIT)
+
+    def fork_late(self, gate):
+        """The child returns when the gate is there."""
+        self.child = os.fork()
+        if not self.child:
+            eventually(lambda: os.path.exists(gate))
+
+    def write(self, path, text):
+        with open(path, "a") as file:
+            file.write(text)
+
+    def open_and_die(self, gate):
+        open(gate, "w").close()
+        os.waitpid(self.child, 0)
+        self.kill()
+
+    async def cancel_all(self):
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    async def stop_loop(self):
+        asyncio.get_running_loop().stop()
+
+    async def exit_beside(self):
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+        await asyncio.sleep(LIMIT)
+
+
+class Flooder(Recorder):
+    def flood(self, proxy, count):
+        for _ in range(count):
+            proxy.note(bytes(500))
+        return count
+
+
+class StartsSlowly:
+    """Says that it is about to start, and takes its time."""
+
+    def __init__(self, path):
+        self.path = path
+
+    async def on_start(self):
+        open(self.path, "w").close()
+        await asyncio.sleep(10 * LIMIT)
+
+    async def echo(self, value):
+        return value

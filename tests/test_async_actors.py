@@ -12,7 +12,8 @@ import signal
 import time
 
 import pytest
-from async_actors import Waiter
+from async_actors import Flooder, StartsSlowly, Waiter
+from fault_support import unread
 from programs import METHODS, run
 from support import LIMIT, Recorder, eventually, reached
 from test_actor import run_program
@@ -124,7 +125,7 @@ def test_at_the_limit_the_mailbox_fills_up_and_empties_again(gate):
         actor.proxy.note(2)
         actor.proxy.note(3)
         with pytest.raises(asyncio.TimeoutError):
-            asyncio.run(asyncio.wait_for(tell(actor.proxy.note, 4), 0.05))
+            asyncio.run(asyncio.wait_for(tell(actor.proxy.note, 4), 0.3))  # also when it looked again
         gate.touch()
         assert 1 == asked.result(LIMIT)
         assert [1, 2, 3] == ask(actor.proxy.all).result(LIMIT)
@@ -280,6 +281,31 @@ class Beside:
             raise
 
 
+def test_what_comes_while_a_coroutine_blocks_is_executed_then(waiter, context, gate):
+    """It was received by the wait, so the mailbox has nothing more to tell."""
+    with Actor(Recorder(), context=context) as other:
+        blocking = ask(waiter.proxy.block_on, other.proxy.wait_for, gate)
+        reached(gate)
+        asked = ask(waiter.proxy.echo, "x")
+        eventually(lambda: not unread(waiter._way.file))
+        gate.touch()
+        blocking.result(LIMIT)
+        assert "x" == asked.result(LIMIT)
+
+
+def test_at_the_limit_it_goes_on_receiving(context):
+    """What it awaits may have to tell it something before."""
+    with Actor(Waiter(), context=context, concurrency=1) as actor, Actor(Flooder(), context=context) as other:
+        assert 1000 == ask(actor.proxy.ask_other, other.proxy.flood, actor.proxy, 1000).result(LIMIT)
+        assert 1000 == len(ask(actor.proxy.all).result(LIMIT))
+
+
+@pytest.mark.parametrize("misuse", ["cancel_all", "stop_loop"])
+def test_a_method_that_ends_all_tasks_or_the_loop_ends_not_the_actor(waiter, misuse):
+    getattr(waiter.proxy, misuse)()
+    assert "x" == ask(waiter.proxy.echo_soon, "x").result(LIMIT)
+
+
 # The end
 
 
@@ -397,6 +423,38 @@ def test_sys_exit_in_a_coroutine_ends_it(context, gate):
             other.result(LIMIT)
         actor.join(LIMIT)
         assert 3 == actor.exitcode
+
+
+def test_sys_exit_beside_the_messages_ends_it_too(context):
+    with Actor(Waiter(), context=context, on_failure=FOREVER) as actor:
+        with pytest.raises(ActorDied, match="ended itself: a task of its event loop raised SystemExit: 3"):
+            ask(actor.proxy.exit_beside).result(LIMIT)
+        actor.join(LIMIT)
+        assert 3 == actor.exitcode
+
+
+@pytest.mark.parametrize("policy", ["resume", FOREVER], ids=["resume", "restart"])
+def test_sigterm_ends_a_start_that_takes_its_time(context, tmp_path, policy):
+    with Actor(StartsSlowly(tmp_path / "path"), context=context, on_failure=policy) as actor:
+        asked = ask(actor.proxy.echo, 1)
+        eventually(lambda: (tmp_path / "path").exists())
+        os.kill(actor.pid, signal.SIGTERM)
+        with pytest.raises(ActorClosed, match="SIGTERM"):
+            asked.result(LIMIT)
+        assert actor.join(LIMIT)
+
+
+def test_a_child_that_returns_late_has_nothing_executed_twice(context, gate, tmp_path):
+    """The inbox, which both have in memory, is the parent's."""
+    log = tmp_path / "log"
+    with Actor(Waiter(), context=context, on_failure=FOREVER) as actor:
+        actor.proxy.fork_late(gate)
+        actor.proxy.write(log, "1")
+        actor.proxy.write(log, "2")
+        actor.proxy.open_and_die(gate)
+        actor.proxy.write(log, "3")
+        assert "x" == ask(actor.proxy.echo, "x").result(LIMIT)
+    assert "123" == log.read_text()
 
 
 @pytest.mark.parametrize("how", ["kill", "exit"])

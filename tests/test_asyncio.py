@@ -9,11 +9,13 @@ import os
 import sys
 import threading
 import time
+import types
 
 import pytest
 from support import LIMIT, Recorder, eventually, reached
+from test_actor import run_program
 
-from pactor import Actor, ActorClosed, ActorDied, Mailbox, ask, tell
+from pactor import Actor, ActorClosed, ActorDied, Mailbox, _waiting, ask, tell
 
 needs_groups = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup came with Python 3.11")
 
@@ -438,6 +440,108 @@ def test_what_a_loop_left_unsent_is_sent_by_who_waits_for_it(small, gate):
     threading.Timer(0.05, open_gate, [gate]).start()
     assert [future.result(timeout=LIMIT) for future in asks] == list(range(5))
     eventually(lambda: threading.active_count() == 1)
+
+
+def test_what_a_loop_left_unsent_is_sent_by_the_loop_that_awaits_it(small, gate):
+    async def main():
+        return [ask(small.proxy.echo, i) for i in range(5)]
+
+    async def gather(futures):
+        return await asyncio.gather(*futures)
+
+    asks = asyncio.run(main())
+    open_gate(gate)
+    assert asyncio.run(wait(asks[4])) == 4
+    assert asyncio.run(gather(asks)) == list(range(5))
+
+
+def test_what_a_loop_left_unsent_comes_before_what_its_thread_sends_next(small, gate):
+    async def main():
+        return [ask(small.proxy.note, i) for i in range(5)]
+
+    async def tell_more():
+        telling = asyncio.ensure_future(tell(small.proxy.note, 5))
+        await asyncio.sleep(0)
+        open_gate(gate)
+        await telling
+        return await ask(small.proxy.all)
+
+    left = asyncio.run(main())
+    assert asyncio.run(tell_more()) == list(range(6))
+    assert [future.result(timeout=LIMIT) for future in left] == [None] * 5
+
+
+def test_a_tell_that_a_closed_loop_left_is_sent_once(small, gate):
+    loop = asyncio.new_event_loop()
+
+    async def main():
+        await tell(small.proxy.note, 0)
+        task = asyncio.ensure_future(tell(small.proxy.note, 1))
+        await asyncio.sleep(0)
+        return task
+
+    task = loop.run_until_complete(main())
+    task._log_destroy_pending = False
+    loop.close()
+    open_gate(gate)
+    small.proxy.note(2)
+    assert ask(small.proxy.all).result(timeout=LIMIT) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_thread_that_waits_leaves_the_messages_of_a_running_loop_alone(small, gate, debug):
+    async def main():
+        await tell(small.proxy.note, 0)
+        telling = asyncio.ensure_future(tell(small.proxy.note, 1))
+        await asyncio.sleep(0)
+        asked = asyncio.ensure_future(asyncio.to_thread(lambda: ask(small.proxy.echo, "x").result(timeout=LIMIT)))
+        await asyncio.sleep(0.02)
+        open_gate(gate)
+        await telling
+        assert await asked == "x"
+        assert await ask(small.proxy.all) == [0, 1]
+
+    asyncio.run(main(), debug=debug)
+
+
+def test_a_timeout_does_not_wait_for_messages_that_are_not_sent_yet(small, recorder, gate):
+    async def main():
+        asks = [ask(small.proxy.echo, i) for i in range(3)]
+        with pytest.raises(concurrent.futures.TimeoutError):
+            await asyncio.to_thread(asks[0].result, 0.01)
+        assert not (await asyncio.to_thread(concurrent.futures.wait, asks, 0.01)).done
+        open_gate(gate)
+        assert await asyncio.gather(*asks) == [0, 1, 2]
+
+    asyncio.run(main())
+    eventually(lambda: threading.active_count() == 1)
+
+
+def test_while_another_thread_imports_asyncio_there_is_no_loop(monkeypatch):
+    for name in ("asyncio", "asyncio.events"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    assert _waiting.running_loop() is None
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_proxy_that_is_gone_is_no_trouble_for_the_first_await(method, tmp_path):
+    """Its descriptor is closed, and may be another's by now."""
+    result = run_program(
+        tmp_path,
+        """
+        import asyncio
+        async def main(proxy):
+            return [await ask(proxy.echo, i) for i in range(3)]
+        if __name__ == "__main__":
+            with Actor(Recorder(), context=context) as actor:
+                with Actor(Recorder(), context=context) as other:
+                    ask(other.proxy.echo).result(LIMIT)
+                del other
+                print(asyncio.run(main(actor.proxy)), asyncio.run(main(actor.proxy)))
+        """,
+        method,
+    )
+    assert result.stdout == "[0, 1, 2] [0, 1, 2]\n", result.stderr
 
 
 def test_waiting_in_the_loop_itself_for_what_is_not_sent_yet(small, gate):

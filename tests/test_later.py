@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import threading
 import pytest
 from support import LIMIT, Recorder, eventually, reached
 
-from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, ask, current_actor
+from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, _loop, ask, current_actor
 from pactor._later import Unanswered, unanswered
 
 FOREVER = Restart(max_restarts=math.inf, backoff=0)
@@ -43,6 +44,11 @@ class Forwarder(Recorder):
         threading.Timer(0.01, future.set_result, [value]).start()
         return future
 
+    def from_a_thread_at(self, gate):
+        future = concurrent.futures.Future()
+        threading.Thread(target=lambda: future.set_result(self.wait_for(gate))).start()
+        return future
+
     def fail_in_a_thread(self):
         future = concurrent.futures.Future()
         threading.Timer(0.01, future.set_exception, [KeyError("spam")]).start()
@@ -61,6 +67,13 @@ class Forwarder(Recorder):
     def never(self):
         self.futures.append(concurrent.futures.Future())
         return self.futures[-1]
+
+    def fail_never(self):
+        try:
+            raise KeyError("spam")
+        except KeyError as error:
+            for future in self.futures:
+                future.set_exception(error)
 
     def end_never(self):
         for future in self.futures:
@@ -152,6 +165,13 @@ def test_one_future_may_answer_many(forwarder):
     assert ["at last"] * 10 == results(asks)
 
 
+def test_one_future_may_fail_many_and_each_learns_where(forwarder):
+    asks = [ask(forwarder.proxy.the_same) for _ in range(5)]
+    forwarder.proxy.fail_never()
+    texts = {str(future.exception(LIMIT).__cause__) for future in asks}
+    assert len(texts) == 1
+
+
 def test_what_the_other_raised_is_raised(forwarder, worker):
     with pytest.raises(KeyError, match="spam") as caught:
         ask(forwarder.proxy.forward, worker.proxy.fail, KeyError("spam")).result(LIMIT)
@@ -221,6 +241,31 @@ def test_close_waits_for_what_is_owed(context, worker, gate):
         assert [None, 1] == results(asked)
         assert actor.join(LIMIT)
         assert 0 == actor.exitcode
+
+
+def test_an_actor_that_is_flooded_while_it_closes_still_sends_what_it_owes(monkeypatch, gate):
+    monkeypatch.setattr(_loop, "_MOST_REFUSED", 10)
+    fork = multiprocessing.get_context("fork")
+    with Actor(Recorder(), context=fork) as other, Actor(Forwarder(), context=fork, name="flooded") as actor:
+        owed = ask(actor.proxy.from_a_thread_at, gate)
+        reached(gate)
+        actor.close()
+        for _ in range(50):
+            other.proxy.tell(actor.proxy, "late")
+        ask(other.proxy.echo).result(LIMIT)
+        gate.touch()
+        assert owed.result(LIMIT) is None
+
+
+def test_what_is_done_when_sigterm_comes_is_replied(context, gate):
+    with Actor(Forwarder(), context=context) as actor:
+        done = ask(actor.proxy.from_a_thread, "done")
+        actor.proxy.sleep(0.1)  # it is done meanwhile
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        os.kill(actor.pid, signal.SIGTERM)
+        gate.touch()
+        assert "done" == done.result(LIMIT)
 
 
 def test_while_it_closes_asks_end_at_once(context, worker, gate):
@@ -347,6 +392,18 @@ def test_what_was_written_down_takes_no_more_room_than_what_is_owed(tmp_path):
             asks.remove(place)
         places[:50] = [asks.add(b"asker", number) for number in range(50)]
     assert 100 * 16 == (tmp_path / "unanswered").stat().st_size
+
+
+def test_what_found_no_room_to_be_written_down_is_forgotten(tmp_path, monkeypatch):
+    asks = Unanswered(str(tmp_path))
+    asks.add(b"one", 1)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    with pytest.raises(OSError, match="no room"):
+        asks.add(b"other", 2)
+    monkeypatch.undo()
+    asks.add(b"third", 3)
+    assert [(b"one", 1), (b"third", 3)] == list(unanswered(str(tmp_path)))
 
 
 @pytest.mark.parametrize("cut", [1, 3, 5])
