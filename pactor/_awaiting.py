@@ -6,8 +6,8 @@ Rules:
    `Replies.fileno`). Whoever reads them, wakes the loops of the others.
 2. What finds no room in a mailbox is sent by the loop when there is. Until then, all that is sent in its thread to
    that mailbox goes behind it.
-3. While a loop runs, it alone sends what is in its outboxes. What a loop that has ended leaves there, an ask that nobody
-   awaited, is sent by whoever waits for its reply.
+3. While a loop runs, it alone sends what is in its outboxes. What a loop that has ended leaves there, an ask that
+   nobody awaited, is sent by whoever waits for its reply.
 """
 
 from __future__ import annotations
