@@ -68,9 +68,14 @@ class Forwarder(Recorder):
         self.futures.append(concurrent.futures.Future())
         return self.futures[-1]
 
+    def fail_deep(self, depth):
+        if not depth:
+            raise KeyError("spam")
+        self.fail_deep(depth - 1)
+
     def fail_never(self):
         try:
-            raise KeyError("spam")
+            self.fail_deep(5)
         except KeyError as error:
             for future in self.futures:
                 future.set_exception(error)
