@@ -32,6 +32,8 @@ _TURN = 0.001
 _READ_AHEAD = 1 << 20
 #: How long what is cancelled may take to end, in seconds.
 _CANCELLED = 5.0
+#: The same after Ctrl-C, which may have come in the event loop itself, between two lines: then a task waits for ever.
+_INTERRUPTED = 0.5
 
 
 class AsyncLoop(Loop):
@@ -50,6 +52,7 @@ class AsyncLoop(Loop):
         self._has_started = False  # a task, by the message that was taken last
         self._stop: Stop | None = None
         self._stopping = False
+        self._time_to_end = _CANCELLED
         self._bell: asyncio.Future[None] | None = None
         self._listens = False
 
@@ -60,6 +63,9 @@ class AsyncLoop(Loop):
                 self._driver = self._aio.create_task(self._drive())
             try:
                 self._aio.run_until_complete(self._driver)
+            except KeyboardInterrupt:
+                self._time_to_end = _INTERRUPTED
+                raise
             except SystemExit as error:
                 self._exit("a task of its event loop", error)
             except (asyncio.CancelledError, RuntimeError):
@@ -251,8 +257,10 @@ class AsyncLoop(Loop):
     def _wait_for(self, tasks: set[asyncio.Task[Any]]) -> None:
         running = {task for task in tasks if not task.done()}
         if running:
-            _, running = self._aio.run_until_complete(asyncio.wait(running, timeout=_CANCELLED))
-        if running:
+            _, running = self._aio.run_until_complete(asyncio.wait(running, timeout=self._time_to_end))
+        for task in running:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own word on this
+        if running and self._time_to_end == _CANCELLED:
             names = ", ".join(task.get_name() for task in running)
             log.error("actor %r (process %d): cancelled, and did not end: %s", self._name, os.getpid(), names)
         for task in tasks - running:

@@ -148,15 +148,14 @@ def test_a_limit_makes_methods_that_are_coroutines_in_disguise_run(context):
 
 
 class Disguised:
-    def echo(self, value):
-        return self._echo(value)
+    """As a decorator leaves it."""
 
-    def __getattr__(self, name):
-        async def echo(value):
+    def echo(self, value):
+        async def echo():
             await asyncio.sleep(0)
             return value
 
-        return echo
+        return echo()
 
 
 def test_what_a_coroutine_raises_is_raised_by_the_ask(waiter):
