@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import functools
 import os
-import pickle
 import struct
 import sys
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from . import _ending, _wire
 from ._askers import Askers
 from ._later import FutureReader, Unanswered
 from ._log import log
-from ._telling import portable, said, shown, traceback_of
+from ._telling import portable, said, shown, told, traceback_of
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -91,8 +90,7 @@ class Answers:
         They were read and are not taken, which says that the actor is closing, also to who finds it killed.
         """
         count = 0
-        error = _ending.CLOSED.error(self._name)
-        told = pickle.dumps(error), type(error).__name__, str(error), ""
+        closed = told(_ending.CLOSED.error(self._name))
         for kind, body in frames:
             count += 1
             if kind & _wire.KIND == _wire.ASK:
@@ -100,7 +98,7 @@ class Answers:
                     number, asker, _ = _wire.split_ask(body)
                 except struct.error:
                     continue
-                self.error(asker, number, told)
+                self.error(asker, number, closed)
         return count
 
     def _send(self, asker: bytes, number: int, name: str, value: object) -> None:

@@ -76,21 +76,22 @@ class AsyncLoop(Loop):
                     raise
 
     def stop(self) -> None:
-        if not self._forked:
-            self._answers.finish()
-            self._stopping = True
+        if self._forked:
+            self._leave(1)
+        self._answers.finish()
+        self._stopping = True
         try:
-            if not self._forked:
-                self._cancel(task for task in (self._driver, *self._tasks) if task)
+            self._cancel(task for task in (self._driver, *self._tasks) if task)
         finally:
             super().stop()
 
     def end(self, ending: _ending.Ending) -> None:
-        if not self._forked:
-            # What methods have left to run beside them; of themselves, those that go on have had their time.
-            self._cancel(asyncio.all_tasks(self._aio) - self._tasks)
-            self._wait_for({self._aio.create_task(self._aio.shutdown_asyncgens())})
-            self._aio.close()
+        if self._forked:
+            self._leave(1)
+        # What methods have left to run beside them; of themselves, those that go on have had their time.
+        self._cancel(asyncio.all_tasks(self._aio) - self._tasks)
+        self._wait_for({self._aio.create_task(self._aio.shutdown_asyncgens())})
+        self._aio.close()
         super().end(ending)
 
     def read(self, fd: int) -> None:
@@ -199,8 +200,7 @@ class AsyncLoop(Loop):
             super()._answered(asker, number, name, value)
 
     def _close(self) -> None:
-        self._closing = True
-        self._answers.refuse(self._inbox.unfinished())
+        """Leaves it to the driver, which sees that it is closing."""
 
     def _start(self, name: str, awaitable: Awaitable[Any], is_asked: bool) -> asyncio.Task[Any]:
         task = self._aio.create_task(self._execute(name, awaitable, is_asked), name=f"{name}()")

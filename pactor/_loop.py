@@ -239,6 +239,8 @@ class Loop:
         if self._mailbox.slots and kind & ~_wire.STORED in (_wire.ITEM, _wire.ASK):
             self._mailbox.slots.give()
         if kind & _wire.KIND == _wire.CLOSE:
+            self._closing = True
+            self._answers.refuse(self._inbox.unfinished())
             self._close()
         elif kind & _wire.KIND == _wire.ITEM:
             self._tell(kind, body)
@@ -388,8 +390,6 @@ class Loop:
 
     def _close(self) -> None:
         """Ends it, once it has sent what it still owes."""
-        self._closing = True
-        self._answers.refuse(self._inbox.unfinished())
         while self._answers.owed:
             self._wait()
         raise Stop(_ending.CLOSED, 0)

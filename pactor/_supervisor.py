@@ -28,7 +28,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import pickle
 import select
 import signal
 import struct
@@ -45,7 +44,7 @@ from ._errors import ActorDied
 from ._later import unanswered
 from ._log import log
 from ._loop import RESTART
-from ._telling import said
+from ._telling import said, told
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -241,9 +240,8 @@ class Supervisor:
     def _tell(self, asker: bytes, number: int, ending: Ending) -> None:
         """Tells an asker that there will be no reply."""
         error = ActorDied(f"actor {self._name!r} {ending.reason}; it is restarted, without this message")
-        told = (pickle.dumps(error), type(error).__name__, str(error), ending.traceback)
         with contextlib.suppress(Exception):  # there is no way to tell him
-            self._askers.reply(asker, number, _wire.ERROR, told)
+            self._askers.reply(asker, number, _wire.ERROR, told(error, ending.traceback))
 
     def _pause(self, ending: Ending) -> None:
         pause = 0 if self._closing else self._backoff

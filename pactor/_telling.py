@@ -18,6 +18,11 @@ def portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
     return pickled, type(error).__qualname__, text_of(error), traceback_of(error)
 
 
+def told(error: BaseException, traceback: str = "") -> tuple[bytes, str, str, str]:
+    """The same for an error of pactor's own, which was raised nowhere: with a traceback of what led to it, if any."""
+    return pickle.dumps(error), type(error).__name__, str(error), traceback
+
+
 def revived(reply: Any) -> BaseException:
     """The exception that `portable` took apart in another process; RemoteError where it can't be loaded here."""
     pickled, type_name, message, traceback = reply

@@ -63,6 +63,14 @@ def fifo(tmp_path):
     os.close(fd)
 
 
+@pytest.fixture
+def gate(tmp_path):
+    """A file to wait for, which is there at the end whatever the test did."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _started():
     """Has everything running that a process of pactor and of multiprocessing keeps: it is no leak."""

@@ -24,6 +24,10 @@ def eventually(condition, message=lambda: "it did not come true", limit=LIMIT):
     return value
 
 
+def results(futures):
+    return [future.result(LIMIT) for future in futures]
+
+
 def runs(pid):
     """Whether a process runs; one that has ended and was not reaped does not."""
     try:

@@ -15,7 +15,7 @@ import pytest
 from async_actors import Flooder, StartsSlowly, Waiter
 from fault_support import unread
 from programs import METHODS, run
-from support import LIMIT, Recorder, eventually, reached
+from support import LIMIT, Recorder, eventually, reached, results
 from test_actor import run_program
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, ask, current_actor, tell, watch
@@ -27,18 +27,6 @@ FOREVER = Restart(max_restarts=math.inf, backoff=0)
 def waiter(context):
     with Actor(Waiter(), context=context) as actor:
         yield actor
-
-
-@pytest.fixture
-def gate(tmp_path):
-    """A file to wait for, which is there at the end whatever the test did."""
-    path = tmp_path / "gate"
-    yield path
-    path.touch()
-
-
-def results(futures):
-    return [future.result(LIMIT) for future in futures]
 
 
 def test_coroutines_overlap(waiter, gate):

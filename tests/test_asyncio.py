@@ -27,14 +27,6 @@ def recorder(context):
 
 
 @pytest.fixture
-def gate(tmp_path):
-    """A file for `Recorder.wait_for`, which is there at the end whatever the test did."""
-    path = str(tmp_path / "gate")
-    yield path
-    open(path, "w").close()
-
-
-@pytest.fixture
 def small(gate):
     """An actor with room for one message, that waits for the gate."""
     with Actor(Recorder(), maxsize=1) as actor:

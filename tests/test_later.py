@@ -11,7 +11,7 @@ import signal
 import threading
 
 import pytest
-from support import LIMIT, Recorder, eventually, reached
+from support import LIMIT, Recorder, eventually, reached, results
 
 from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, _loop, ask, current_actor
 from pactor._later import Unanswered, unanswered
@@ -103,14 +103,6 @@ class Forwarder(Recorder):
 
 
 @pytest.fixture
-def gate(tmp_path):
-    """A file to wait for, which is there at the end whatever the test did."""
-    path = tmp_path / "gate"
-    yield path
-    path.touch()
-
-
-@pytest.fixture
 def worker(context):
     with Actor(Forwarder(), context=context) as actor:
         yield actor
@@ -120,10 +112,6 @@ def worker(context):
 def forwarder(context, worker):
     with Actor(Forwarder(worker.proxy), context=context) as actor:
         yield actor
-
-
-def results(futures):
-    return [future.result(LIMIT) for future in futures]
 
 
 def test_the_actor_goes_on_while_another_works_for_it(forwarder, worker, gate):
