@@ -29,14 +29,17 @@ class Pages(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         time.sleep(0.05)
-        number = int(self.path[1:])
-        links = [f'<a href="/{(3 * number + i) % 100}">' for i in range(3)]
+        links = [f'<a href="/{(3 * int(self.path[1:]) + i) % 100}">' for i in range(3)]
         self.send_response(200)
         self.end_headers()
         self.wfile.write("".join(links).encode())
 
     def log_message(self, *args):
         pass
+
+
+class Site(http.server.ThreadingHTTPServer):
+    request_queue_size = 100  # its default, 5, loses connections that come at once, and who opened them waits for ever
 
 
 async def crawl(fetcher, start):
@@ -49,8 +52,8 @@ async def crawl(fetcher, start):
 
 
 if __name__ == "__main__":
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+    with Site(("127.0.0.1", 0), Pages) as server:
         with Actor(Fetcher(), concurrency=50) as fetcher:  # before the server's thread: forks and threads don't mix
-            threading.Thread(target=server.serve_forever).start()
+            threading.Thread(target=server.serve_forever, daemon=True).start()
             print(len(asyncio.run(crawl(fetcher.proxy, f"http://127.0.0.1:{server.server_port}/0"))), "pages")
             server.shutdown()
