@@ -320,7 +320,8 @@ class Loop:
         """Waits for something to do."""
         while self._attention:
             self._attend()
-        self._heed(self._patience.poll(self.poll, self._deadline()))
+        if self._deaf or not self._patience.look(self._pull):
+            self._heed(self._patience.sleep(self.poll, self._deadline()))
 
     def _deadline(self) -> float | None:
         deadline = self._timers[0][0] if self._timers else None

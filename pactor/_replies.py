@@ -252,7 +252,7 @@ class Replies:
             while not done():
                 for reader in others:
                     reader.register(poll)
-                for fd, _ in self._patience.poll(poll, deadline):
+                for fd, _ in self._wait_for(poll, deadline):
                     self.read(fd)
                     for reader in others:
                         reader.read(fd)
@@ -265,6 +265,12 @@ class Replies:
         finally:
             for reader in others:
                 reader.release()
+
+    def _wait_for(self, poll: _waiting.Poll, deadline: float | None) -> list[tuple[int, int]]:
+        """The events of ``poll``; none, also, where replies were received meanwhile."""
+        if deadline == 0:
+            return poll.poll(0)
+        return [] if self._patience.look(self._receive) else self._patience.sleep(poll, deadline)
 
     def _follow(self, future: Future[Any], deadline: float | None) -> None:
         """Waits a while for what the leader hands out."""
