@@ -34,11 +34,15 @@ class Future(concurrent.futures.Future[R]):
         self._state = PENDING
         self._result = None
         self._exception = None
-        self._waiters = _Waiters(self)
         self._done_callbacks: list[Callable[[concurrent.futures.Future[R]], object]] = []
         self._replies = replies
         self._number = number
         self._way = way
+
+    @functools.cached_property
+    def _waiters(self) -> _Waiters:  # type: ignore[override]
+        waiters: _Waiters = self.__dict__.setdefault("_waiters", _Waiters(self))
+        return waiters
 
     @functools.cached_property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
