@@ -10,19 +10,16 @@ only travels through.
 from __future__ import annotations
 
 import functools
-import os
-import pickle
 import sys
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, overload
 
-from . import _wire
+from . import _methods
 from ._channel import Channel, channel
 
 if TYPE_CHECKING:
     import concurrent.futures
-    import inspect
     from typing import ParamSpec, TypeVar
 
     from ._future import Future
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 _classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
-
-
-#: Too large for a frame, or nothing for the plain pickler.
-_SLOWER = (IndexError, *_wire.REFUSALS)
 
 
 class Proxy:
@@ -102,7 +95,7 @@ def class_for(cls: type) -> type[Proxy]:
     """The proxy class of a wrapped class, made once."""
     found = _classes.get(cls)
     if found is None:
-        methods = {name: _method(cls, name) for name in dir(cls) if _is_method(cls, name)}
+        methods = {name: _methods.make(cls, name) for name in dir(cls) if _is_method(cls, name)}
         members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
         found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)
     return found
@@ -174,73 +167,6 @@ def _replies(mailbox: str) -> Replies:
     from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
 
     return _replies(mailbox)
-
-
-def _method(cls: type, name: str) -> Callable[..., None]:
-    """Makes the method of a proxy that sends the message ``name``."""
-    target = getattr(cls, name)
-    signature = _signature(cls, name)
-    check = _checker(signature, f"{cls.__qualname__}.{name}")
-    dumps, write = pickle.dumps, os.write
-
-    # The hottest function of all: one system call, and no call that can be spared.
-    def method(self: Proxy, /, *args: Any, **kwargs: Any) -> None:
-        check(self, *args, **kwargs)
-        way = self.__channel__
-        if not way.large:
-            try:
-                body = dumps((name, args, kwargs), 5)
-                frame = way.headers[len(body)] + body
-            except _SLOWER:
-                pass
-            else:
-                try:
-                    write(way.fd, frame)
-                    return
-                except OSError as error:
-                    if error.errno not in _wire.MORE_TO_DO:
-                        raise
-        way.post(_wire.ITEM, b"", (name, args, kwargs))
-
-    functools.update_wrapper(method, target, updated=())
-    method.__name__ = name
-    method.__signature__ = signature  # type: ignore[attr-defined]
-    method.__check__ = check  # type: ignore[attr-defined]
-    method.__function__ = getattr(target, "__func__", target)  # type: ignore[attr-defined]
-    return method
-
-
-def _signature(cls: type, name: str) -> inspect.Signature:
-    import inspect
-
-    static = inspect.getattr_static(cls, name)
-    try:
-        signature = inspect.signature(getattr(cls, name))
-    except (TypeError, ValueError):  # some that are written in C don't tell
-        return inspect.signature(lambda self, /, *args, **kwargs: None)
-    if hasattr(static, "__get__") and not isinstance(static, (staticmethod, classmethod)):
-        return signature
-    proxy = "self"
-    while proxy in signature.parameters:
-        proxy = f"_{proxy}"
-    first = inspect.Parameter(proxy, inspect.Parameter.POSITIONAL_ONLY)
-    return signature.replace(parameters=[first, *signature.parameters.values()])
-
-
-def _checker(signature: inspect.Signature, qualname: str) -> Callable[..., None]:
-    """A function that takes what the signature takes and does nothing: Python itself checks a call the fastest."""
-    import inspect
-
-    empty = inspect.Parameter.empty
-    parameters = [
-        # Defaults stay where the method is: here it only counts that there is one.
-        parameter.replace(annotation=empty, default=empty if parameter.default is empty else None)
-        for parameter in signature.parameters.values()
-    ]
-    source = str(inspect.Signature(parameters))[1:-1]
-    check: Callable[..., None] = eval(f"lambda {source}: None", {})
-    check.__name__ = check.__qualname__ = qualname
-    return check
 
 
 def _imported(module: str, qualname: str) -> type:

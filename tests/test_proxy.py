@@ -55,6 +55,31 @@ class Menagerie:
     partial = functools.partialmethod(plain, 1, 2)
 
 
+def noting(method):
+    @functools.wraps(method)
+    def noted(self, *args, **kwargs):
+        self.seen = args, kwargs
+
+    return noted
+
+
+class Notes:
+    """Notes what it was called with."""
+
+    def simple(self, len, OSError):
+        self.seen = len, OSError
+
+    def default(self, a, b=UNPICKLABLE):
+        self.seen = a, b is UNPICKLABLE
+
+    @noting
+    def decorated(self, a):
+        pass
+
+    def seen_last(self):
+        return self.seen
+
+
 @pytest.fixture
 def menagerie():
     with Actor(Menagerie(), name="zoo") as actor:
@@ -98,6 +123,23 @@ def test_calls_arrive_as_they_were_made(menagerie, name, args, kwargs):
     if "name" in kwargs:
         kwargs.pop("self")
     assert getattr(Menagerie(), name)(*args, **kwargs) == ask(getattr(menagerie, name), *args, **kwargs).result(LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "seen"),
+    [
+        ("simple", (1, 2), {}, (1, 2)),
+        ("simple", (1,), {"OSError": 2}, (1, 2)),
+        ("default", (1,), {}, (1, True)),
+        ("default", (), {"b": 2, "a": 1}, (1, False)),
+        ("decorated", (1,), {}, ((1,), {})),
+        ("decorated", (), {"a": 1}, ((), {"a": 1})),
+    ],
+)
+def test_messages_arrive_as_they_were_sent(name, args, kwargs, seen):
+    with Actor(Notes()) as actor:
+        getattr(actor.proxy, name)(*args, **kwargs)
+        assert seen == ask(actor.proxy.seen_last).result(LIMIT)
 
 
 @pytest.mark.parametrize(
