@@ -118,12 +118,13 @@ def check_injectable(cls: type) -> None:
 
 def inject(obj: object, **values: Enqueue) -> None:
     """Sets the attributes, past a ``__setattr__`` of the class; where an instance has no room, in the class."""
-    import inspect
-
     cls = type(obj)
     for name, value in values.items():
-        here = inspect.getattr_static(obj, name, None)
-        if here is not None and not _is_slot(here) and not isinstance(here, Enqueue):
+        try:
+            here = object.__getattribute__(obj, name)
+        except AttributeError:
+            here = None
+        if here is not None and not isinstance(here, Enqueue):
             raise TypeError(f"the {cls.__qualname__} has a {name!r} of its own, the name that an actor calls itself by")
         try:
             object.__setattr__(obj, name, value)

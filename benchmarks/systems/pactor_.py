@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import multiprocessing
 import time
@@ -66,6 +65,8 @@ class Pactor(System):
         return [future.result() for future in [ask(asked, value) for value in values]]
 
     def gather_many(self, node, method, values):
+        import asyncio  # not for the others: what is imported here has to be forked with each actor
+
         async def gather():
             asked = getattr(node, method)
             return await asyncio.gather(*[ask(asked, value) for value in values])
