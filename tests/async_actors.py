@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from support import LIMIT, Recorder, eventually
+from support import LIMIT, Recorder, eventually, touch
 
 from pactor import ask, current_actor
 
@@ -20,7 +20,7 @@ class Waiter(Recorder):
 
     async def pass_by(self, gate, value=None):
         self.seen.append(value)
-        open(f"{gate}.reached", "w").close()
+        touch(f"{gate}.reached")
         while not os.path.exists(gate):
             await asyncio.sleep(0.002)
         return value
@@ -110,7 +110,7 @@ class Waiter(Recorder):
             file.write(text)
 
     def open_and_die(self, gate):
-        open(gate, "w").close()
+        touch(gate)
         os.waitpid(self.child, 0)
         self.kill()
 
@@ -140,7 +140,7 @@ class StartsSlowly:
         self.path = path
 
     async def on_start(self):
-        open(self.path, "w").close()
+        touch(self.path)
         await asyncio.sleep(10 * LIMIT)
 
     async def echo(self, value):

@@ -24,6 +24,11 @@ def eventually(condition, message=lambda: "it did not come true", limit=LIMIT):
     return value
 
 
+def touch(path):
+    """Makes an empty file. There is never a file object, of which a Ctrl-C would have Python say that it was open."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+
+
 def results(futures):
     return [future.result(LIMIT) for future in futures]
 
@@ -152,7 +157,7 @@ class Recorder:
 
     def wait_for(self, gate):
         """Says that it waits, with a file beside the gate, and blocks until the gate is there."""
-        open(f"{gate}.reached", "w").close()
+        touch(f"{gate}.reached")
         eventually(lambda: os.path.exists(gate))
 
 
