@@ -1,0 +1,123 @@
+"""``python -m benchmarks.parts``: where the time of a tell and of an ask goes.
+
+Each figure is microseconds of processor that a message costs, of one that takes its turn among many; so nobody sleeps,
+and nobody is woken. What can't be spared is measured by itself: to pickle, to write, to read, to unpickle.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import time
+
+from benchmarks.systems.pactor_ import PactorNode
+from pactor import Actor, ask
+
+_COUNT = 20_000
+_ROUNDS = 9
+
+
+class Measured(PactorNode):
+    def used(self):
+        return time.process_time()
+
+
+def _least(measure):
+    """The least of some rounds: the others were disturbed."""
+    return min(measure() for _ in range(_ROUNDS))
+
+
+def _timed(function, count=_COUNT):
+    """What a call costs, the loop not counted."""
+    empty = _least(lambda: _loop(lambda: None, count))
+    return max(0.0, _least(lambda: _loop(function, count)) - empty)
+
+
+def _loop(function, count):
+    began = time.process_time()
+    for _ in range(count):
+        function()
+    return 1e6 * (time.process_time() - began) / count
+
+
+def _pipe(data):
+    """What it costs to write so many bytes, and to read them with all that are there."""
+    receiver, sender = os.pipe()
+    batch = 60_000 // len(data)
+    spent = []
+    for _ in range(_ROUNDS * 10):
+        began = time.process_time()
+        for _ in range(batch):
+            os.write(sender, data)
+        written = time.process_time()
+        os.read(receiver, 1 << 16)
+        spent.append((written - began, time.process_time() - written))
+    os.close(receiver)
+    os.close(sender)
+    return [1e6 * min(column) / batch for column in zip(*spent, strict=True)]
+
+
+def _both(proxy, send):
+    """What a message costs here, and there."""
+    figures = []
+    for _ in range(_ROUNDS):
+        there, here = ask(proxy.used).result(), time.process_time()
+        send()
+        here = time.process_time() - here
+        figures.append((here, ask(proxy.used).result() - there))
+    return [1e6 * min(column) / _COUNT for column in zip(*figures, strict=True)]
+
+
+def _ask_all(method):
+    for _ in range(_COUNT // 1_000):
+        for future in [ask(method, 1) for _ in range(1_000)]:
+            future.result()
+
+
+def _tell_all(method):
+    for _ in range(_COUNT):
+        method(1)
+
+
+def _rows(title, total, parts):
+    print(f"{title:42} {total:6.2f}")
+    for name, part in parts.items():
+        print(f"  {name:40} {part:6.2f}")
+    print(f"  {'the rest':40} {total - sum(parts.values()):6.2f}")
+
+
+def main():
+    message = ("count", (1,), {})
+    pickled = pickle.dumps(message, 5)
+    pickling, unpickling = _timed(lambda: pickle.dumps(message, 5)), _timed(lambda: pickle.loads(pickled))
+    writing, reading = _pipe(pickled)
+    reply = pickle.dumps(1, 5)
+    pickling_reply, unpickling_reply = _timed(lambda: pickle.dumps(1, 5)), _timed(lambda: pickle.loads(reply))
+    with Actor(Measured, context=multiprocessing.get_context("fork")) as actor:
+        proxy = actor.proxy
+        sender, receiver = _both(proxy, lambda: _tell_all(proxy.count))
+        asker, asked = _both(proxy, lambda: _ask_all(proxy.echo))
+        times = []
+        for _ in range(_COUNT):
+            began = time.perf_counter()
+            ask(proxy.echo, 1).result()
+            times.append(1e6 * (time.perf_counter() - began))
+    _rows("tell: its sender", sender, {"pickle": pickling, "write": writing})
+    _rows("tell: the actor", receiver, {"read": reading, "unpickle": unpickling})
+    _rows(
+        "ask: its asker",
+        asker,
+        {"pickle": pickling, "write": writing, "read": reading, "unpickle the reply": unpickling_reply},
+    )
+    _rows(
+        "ask: the actor",
+        asked,
+        {"read": reading, "unpickle": unpickling, "pickle the reply": pickling_reply, "write": writing},
+    )
+    times.sort()
+    print(f"{'ask, one at a time, p50 of the clock':42} {times[_COUNT // 2]:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
