@@ -21,9 +21,9 @@ def benchmarks(tmp_path):
     (tmp_path / "pykka.py").write_text("raise ImportError('no such thing')")
     path = [str(Path(pactor.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 
-    def run(*arguments):
+    def run(*arguments, module="benchmarks"):
         result = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "benchmarks", *arguments],
+            [sys.executable, "-W", "error", "-m", module, *arguments],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             stdin=subprocess.DEVNULL,
@@ -71,3 +71,19 @@ def test_rounds_are_kept_and_the_table_shows_their_median(benchmarks, tmp_path):
     (tmp_path / "figures.json").write_text(json.dumps(found))
     (line,) = [line for line in benchmarks("--from", "figures.json").splitlines() if line.startswith("creation")]
     assert ["ms", "3"] == line.split()[-2:]
+
+
+def test_the_parts_of_a_message_add_up(benchmarks):
+    figures, totals, whole = {}, {}, ""
+    for line in benchmarks(module="benchmarks.parts").splitlines():
+        name, _, figure = line.strip().rpartition(" ")
+        if line.startswith(" "):
+            figures[whole].append(float(figure))
+        else:
+            whole = name.strip()
+            figures[whole], totals[whole] = [], float(figure)
+    titles = ["tell: its sender", "tell: the actor", "ask: its asker", "ask: the actor"]
+    assert [*titles, "ask, one at a time, p50 of the clock"] == list(totals)
+    for title in titles:
+        assert sum(figures[title]) == pytest.approx(totals[title], abs=0.05)
+        assert min(figures[title]) >= 0
