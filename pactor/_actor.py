@@ -115,7 +115,7 @@ class Actor(Generic[T]):
         self._name = name or f"{cls.__name__}-{next(_numbers.setdefault(cls.__name__, itertools.count(1)))}"
         self._owner = os.getpid()
         self._lock = threading.RLock()
-        self._closed = False
+        self._closed = self._interrupted = False
         self._last_pid = 0
         arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner, concurrency)
         with _without_ctrl_c(start), contextlib.ExitStack() as stack:
@@ -253,7 +253,6 @@ class Actor(Generic[T]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if os.getpid() != self._owner:
             return  # a forked child leaves the block too
-        self.close()
         self._see_off(kind is not None and issubclass(kind, KeyboardInterrupt))
 
     def __getattr__(self, name: str) -> Any:
@@ -287,7 +286,12 @@ class Actor(Generic[T]):
                     os.write(self._supervisor.fileno(), bytes([number]))
 
     def _see_off(self, interrupted: bool) -> None:
-        """Waits for the end; after Ctrl-C, not for the end of long methods."""
+        """Closes it and waits for its end; after Ctrl-C, not for that of long methods, and what it leaves is no news.
+
+        It may have been hit before it could end in silence: a fork server starts processes with SIGINT unblocked.
+        """
+        self._interrupted = interrupted
+        self.close()
         # The actor had a SIGINT too, but Python notices one that comes right before a sleep only behind it.
         while not self.join(_INTERRUPT_AGAIN if interrupted else None):
             self._signal(signal.SIGINT)
@@ -326,7 +330,7 @@ class Actor(Generic[T]):
                 ending = _ending.of_exit(exitcode, self._process.pid, mailbox)
             with contextlib.suppress(OSError):
                 _ending.write(mailbox, ending)  # for the others, who can't see that
-                if not self._supervisor:
+                if not self._supervisor and not self._interrupted:
                     _dead_letters.bury_killed(mailbox, f"actor {self._name!r} {ending.reason}")
         return ending
 

@@ -27,8 +27,8 @@ class Future(concurrent.futures.Future[R]):
     """
 
     # Whoever is first to claim the decision decides: a reply, or cancel. That needs no lock, and the condition, which
-    # costs as much as all the rest, is made when somebody wants to wait for it. First the state is set, then a
-    # condition that is there notified; he who waits makes the condition first and then looks at the state.
+    # costs as much as all the rest, is made when somebody wants to wait for it. He makes it first and then looks at the
+    # state under it; where there is one, the state changes under it: `concurrent.futures.wait` counts what it is told.
 
     def __init__(self, replies: Replies, number: int, way: Channel) -> None:
         self._state = PENDING
@@ -41,8 +41,7 @@ class Future(concurrent.futures.Future[R]):
 
     @functools.cached_property
     def _waiters(self) -> _Waiters:  # type: ignore[override]
-        waiters: _Waiters = self.__dict__.setdefault("_waiters", _Waiters(self))
-        return waiters
+        return _Waiters(self)
 
     @functools.cached_property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -116,13 +115,17 @@ class Future(concurrent.futures.Future[R]):
         if not self._claim("reply"):
             return
         self._result, self._exception = value, error  # type: ignore[assignment]
-        self._state = FINISHED
-        if "_condition" in self.__dict__:
-            with self._condition:
-                for waiter in self._waiters:
-                    (waiter.add_result if error is None else waiter.add_exception)(self)
-                self._condition.notify_all()
-            self._invoke_callbacks()  # type: ignore[attr-defined]
+        attributes = self.__dict__
+        if "_condition" not in attributes:
+            self._state = FINISHED
+            if "_condition" not in attributes:
+                return
+        with self._condition:
+            self._state = FINISHED
+            for waiter in self._waiters:
+                (waiter.add_result if error is None else waiter.add_exception)(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()  # type: ignore[attr-defined]
 
 
 class _Waiters(list[Any]):

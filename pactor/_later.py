@@ -125,8 +125,13 @@ class FutureReader:
         else:
             future.add_done_callback(done)
 
+    def look(self) -> None:
+        """Reads the replies to this process that are there, if some are waited for."""
+        if self._waiting and self._replies:
+            self._replies.read_now()
+
     def read(self) -> None:
-        """Reads the replies to this process."""
+        """The same where the descriptor says that there are some."""
         assert self._replies
         if self._waiting and self._replies.read_now():
             return

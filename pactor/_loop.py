@@ -36,7 +36,7 @@ from . import _channel, _current, _dead_letters, _ending, _inbox, _proxy, _runti
 from ._answers import Answers
 from ._deadlock import Deadlocks
 from ._ending import Ending
-from ._enqueue import Enqueue, EnqueueLater, Timer, inject
+from ._enqueue import Enqueue, EnqueueLater, Timer, check_injectable, inject
 from ._log import log
 from ._telling import portable, said, traceback_of, without_loop
 from ._watches import Watches
@@ -95,6 +95,7 @@ class Loop:
         # Whether something new is to be looked at between two messages, besides timers.
         self._attention = False
         self._patience = _waiting.Patience()
+        self._is_waiting = False
         self.poll = self.make_poll()
         self.poll.register(mailbox.fifo, select.POLLIN)
         left = mailbox.directory if on_failure == RESTART else None
@@ -118,6 +119,8 @@ class Loop:
             cls = _proxy.wrapped_class(built)
             proxy = _proxy.make(cls, self._own)
             self._object = built() if isinstance(built, (type, functools.partial)) else built
+            if type(self._object) is not cls:
+                check_injectable(type(self._object))
             self.current = _current.CurrentActor(self._name, proxy, Enqueue(proxy), EnqueueLater(proxy, self))
             inject(self._object, enqueue=self.current.enqueue, enqueue_later=self.current.enqueue_later)
             if hasattr(type(self._object), "on_start"):
@@ -233,7 +236,8 @@ class Loop:
             self.deadlocks.look(self._pull())
 
     def release(self) -> None:
-        pass
+        if self._is_waiting:
+            self._nudge()  # a signal handler has waited, and what it interrupted sleeps: it is to look again
 
     def _receive(self, kind: int, body: bytes) -> None:
         if self._mailbox.slots and kind & ~_wire.STORED in (_wire.ITEM, _wire.ASK):
@@ -320,8 +324,20 @@ class Loop:
         """Waits for something to do."""
         while self._attention:
             self._attend()
-        if self._deaf or not self._patience.look(self._pull):
-            self._heed(self._patience.sleep(self.poll, self._deadline()))
+        self._is_waiting = True
+        try:
+            events = None if self._patience.look(self._look) else self._patience.sleep(self.poll, self._deadline())
+        finally:
+            self._is_waiting = False
+        if events is not None:
+            self._heed(events)
+
+    def _look(self) -> bool:
+        """Whether something has come, of what may come soon."""
+        if not self._deaf and self._pull():
+            return True
+        self._answers.futures.look()  # what they bring calls for attention
+        return self._attention
 
     def _deadline(self) -> float | None:
         deadline = self._timers[0][0] if self._timers else None

@@ -1,14 +1,11 @@
-"""The methods of proxies, each made after one of the wrapped class.
-
-They are source that is filled in and compiled: so it is Python itself that checks the arguments of a call.
-"""
+"""The methods of proxies, each made after one of the wrapped class."""
 
 from __future__ import annotations
 
 import functools
 import os
 import pickle
-import types
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,72 +14,61 @@ from . import _wire
 if TYPE_CHECKING:
     import inspect
 
-#: The hottest function of all: one system call, and no call that can be spared. No parameter is called like its names.
-_SOURCE = """
-def method({parameters}):
-    {check}
-    __way = {proxy}.__channel__
-    if not __way.large:
-        try:
-            __body = __dumps((__name, {args}, {kwargs}), 5)
-            __frame = __way.headers[__len(__body)] + __body
-        except __slower:
-            pass
-        else:
-            try:
-                __write(__way.fd, __frame)
-                return
-            except __OSError as __error:
-                if __error.errno not in __more_to_do:
-                    raise
-    __way.post(__item, b"", (__name, {args}, {kwargs}))
-"""
-_NAMES = {
-    "__dumps": pickle.dumps,
-    "__len": len,
-    "__slower": (IndexError, *_wire.REFUSALS),  # too large for a frame, or nothing for the plain pickler
-    "__write": os.write,
-    "__OSError": OSError,
-    "__more_to_do": _wire.MORE_TO_DO,
-    "__item": _wire.ITEM,
-}
+    from ._proxy import Proxy
+
+#: Too large for a frame, or nothing for the plain pickler.
+_SLOWER = (IndexError, *_wire.REFUSALS)
 
 
 def make(cls: type, name: str) -> Callable[..., None]:
     """The method of a proxy that sends the message ``name``."""
     target = getattr(cls, name)
     signature = _signature(cls, name)
-    qualname = f"{cls.__qualname__}.{name}"
-    check = _checker(signature, qualname)
-    namespace: dict[str, Any] = {**_NAMES, "__name": name, "__check": check}
-    if _is_simple(target, signature):
-        proxy, *rest = signature.parameters
-        args = "".join(f"{parameter}, " for parameter in rest)
-        filled = {"check": "", "parameters": f"{proxy}, {args}", "proxy": proxy, "args": f"({args})", "kwargs": "{}"}
-    else:
-        check_all, parameters = "__check(self, *args, **kwargs)", "self, /, *args, **kwargs"
-        filled = {"check": check_all, "parameters": parameters, "proxy": "self", "args": "args", "kwargs": "kwargs"}
-    exec(compile(_SOURCE.format(**filled), f"<proxy of {qualname}>", "exec"), namespace)
-    method: Any = namespace["method"]
+    check = _checker(signature, f"{cls.__qualname__}.{name}")
+    fitting = _fitting(signature)
+    dumps, write = pickle.dumps, os.write
+
+    # The hottest function of all: one system call, and no call that can be spared.
+    def method(self: Proxy, /, *args: Any, **kwargs: Any) -> None:
+        if kwargs or len(args) not in fitting:
+            check(self, *args, **kwargs)
+        way = self.__channel__
+        if not way.large:
+            try:
+                body = dumps((name, args, kwargs), 5)
+                frame = way.headers[len(body)] + body
+            except _SLOWER:
+                pass
+            else:
+                try:
+                    write(way.fd, frame)
+                    return
+                except OSError as error:
+                    if error.errno not in _wire.MORE_TO_DO:
+                        raise
+        way.post(_wire.ITEM, b"", (name, args, kwargs))
+
     functools.update_wrapper(method, target, updated=())
-    method.__name__, method.__qualname__ = name, qualname
-    method.__signature__ = signature
-    method.__check__ = check
-    method.__function__ = getattr(target, "__func__", target)
-    return method  # type: ignore[no-any-return]
+    method.__name__ = name
+    method.__signature__ = signature  # type: ignore[attr-defined]
+    method.__check__ = check  # type: ignore[attr-defined]
+    method.__function__ = getattr(target, "__func__", target)  # type: ignore[attr-defined]
+    return method
 
 
-def _is_simple(target: object, signature: inspect.Signature) -> bool:
-    """Whether each call has just these arguments: no defaults, nor a decorator that may see which come by name."""
-    if not isinstance(target, types.FunctionType) or hasattr(target, "__wrapped__"):
-        return False
-    parameters = signature.parameters.values()
-    return all(
-        parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and parameter.default is parameter.empty
-        and not parameter.name.startswith("__")
-        for parameter in parameters
-    )
+def _fitting(signature: inspect.Signature) -> range:
+    """How many arguments fit, beside the proxy, where none comes by name."""
+    least = most = -1
+    for parameter in signature.parameters.values():
+        is_required = parameter.default is parameter.empty
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            most = sys.maxsize - 1
+        elif parameter.kind is parameter.KEYWORD_ONLY and is_required:
+            return range(0)
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            least += is_required
+    return range(least, most + 1)
 
 
 def _signature(cls: type, name: str) -> inspect.Signature:

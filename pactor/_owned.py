@@ -45,7 +45,6 @@ def _close_all() -> None:
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
     while _running:  # a thread may go on making some
         actor = _running[-1]
-        actor.close()
         actor._see_off(interrupted)
 
 

@@ -212,7 +212,9 @@ class Replies:
 
     def release(self) -> None:
         self._depth -= 1
-        if self._depth <= 0:
+        if self._depth > 0:
+            self._nudge()  # a signal handler may have waited, and what it interrupted sleeps: it is to look again
+        else:
             self._depth = 0
             self._leader.pop("thread", None)
             # All of them: one alone may have its reply by now, or no time left, and not lead.
@@ -252,7 +254,7 @@ class Replies:
             while not done():
                 for reader in others:
                     reader.register(poll)
-                for fd, _ in self._wait_for(poll, deadline):
+                for fd, _ in self._events(poll, deadline):
                     self.read(fd)
                     for reader in others:
                         reader.read(fd)
@@ -266,8 +268,8 @@ class Replies:
             for reader in others:
                 reader.release()
 
-    def _wait_for(self, poll: _waiting.Poll, deadline: float | None) -> list[tuple[int, int]]:
-        """The events of ``poll``; none, also, where replies were received meanwhile."""
+    def _events(self, poll: _waiting.Poll, deadline: float | None) -> list[tuple[int, int]]:
+        """The events of ``poll``; empty if looking was enough, and replies were received."""
         if deadline == 0:
             return poll.poll(0)
         return [] if self._patience.look(self._receive) else self._patience.sleep(poll, deadline)

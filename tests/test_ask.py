@@ -32,6 +32,15 @@ def gate(tmp_path):
     path.touch()
 
 
+@pytest.fixture
+def on_alarm():
+    """Sets a handler of SIGALRM."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield lambda handler: signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def test_the_reply_is_a_future_of_the_standard_library(recorder):
     future = ask(recorder.echo, [1, None, "x"])
     assert isinstance(future, Future) and isinstance(future, concurrent.futures.Future)
@@ -453,6 +462,60 @@ def test_a_callback_may_wait_for_another_reply(recorder):
     eventually(lambda: results == [3])
 
 
+def test_a_callback_may_wait_long_while_its_thread_waits_for_that_very_reply(context):
+    """Who looks for a reply, and not only sleeps, is not to sleep on when a callback has slept meanwhile."""
+    with Actor(Recorder(), context=context) as slow, Actor(Recorder(), context=context) as other:
+        for _ in range(20):
+            for _ in range(5):
+                ask(slow.proxy.echo).result(LIMIT)  # short waits, so that it looks
+            future = ask(slow.proxy.echo)
+            future._when_done(lambda _: ask(other.proxy.sleep, 0.002).result(LIMIT))
+            assert None is future.result(LIMIT / 10)
+
+
+def test_wait_counts_each_reply_once(recorder):
+    """It counts those that are done, and then is told of the others: none is to be both."""
+    for _ in range(300):
+        futures = [ask(recorder.echo, i) for i in range(8)]
+        beside = threading.Thread(target=wait, args=(futures, LIMIT))
+        beside.start()
+        assert not wait(futures, LIMIT).not_done
+        beside.join(LIMIT)
+
+
+def test_a_signal_handler_may_wait_for_another_reply(context, on_alarm):
+    with Actor(Recorder(), context=context) as one, Actor(Recorder(), context=context) as other:
+        on_alarm(lambda *_: ask(other.proxy.sleep, 0.1).result(LIMIT))
+        future = ask(one.proxy.sleep, 0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        assert 0.05 == future.result(LIMIT / 10)
+
+
+class AsksOnSignals(Recorder):
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def on_start(self):
+        signal.signal(signal.SIGUSR1, self.answer)
+
+    def answer(self, *_):
+        self.seen.append(ask(self.other.wait_for, self.gate).result(LIMIT))
+
+    def set_gate(self, gate):
+        self.gate = gate
+        return os.getpid()
+
+
+def test_what_comes_while_the_signal_handler_of_an_idle_actor_waits_is_executed_behind_it(context, gate):
+    with Actor(Recorder(), context=context) as other, Actor(AsksOnSignals(other.proxy), context=context) as actor:
+        os.kill(ask(actor.proxy.set_gate, gate).result(LIMIT), signal.SIGUSR1)
+        reached(gate)
+        future = ask(actor.proxy.all)
+        gate.touch()
+        assert [None] == future.result(LIMIT / 10)
+
+
 def test_callbacks_go_on_after_one_that_wanted_to_exit(recorder, monkeypatch):
     monkeypatch.setattr(logging.getLogger("pactor"), "disabled", True)  # what pytest would keep of it keeps the future
     first = ask(recorder.sleep, 0.05)
@@ -477,16 +540,14 @@ class Interrupt(BaseException):
 
 
 @pytest.fixture(params=[Interrupt, TimeoutError, ValueError])
-def interrupted(request):
+def interrupted(request, on_alarm):
     """Has a signal handler raise all the time; returns what it raises."""
 
     def handler(*_):
         raise request.param("of the handler")
 
-    before = signal.signal(signal.SIGALRM, handler)
-    yield request.param
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    on_alarm(handler)
+    return request.param
 
 
 def test_an_exception_of_a_signal_handler_loses_no_reply_and_repeats_no_message(interrupted):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import signal
 
 import pytest
-from support import Recorder
+from support import Recorder, eventually, reached
 from test_actor import run_program
 
-from pactor import _dead_letters, _wire
+from pactor import Actor, _dead_letters, _wire
 
 PROGRAM = """
 if __name__ == "__main__":
@@ -56,6 +58,18 @@ def test_what_an_actor_did_not_execute_is_logged_in_one_line(tmp_path, method, b
     assert 1 == len(lines), result.stderr
     assert re.search(f"actor 'addressee' {why}.*; messages that it did not execute: 31 ", lines[0]), lines[0]
     assert lines[0].endswith("(30 x note(), 1 x echo())")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError])
+def test_what_is_left_when_the_program_is_interrupted_is_no_news(context, gate, caplog, end):
+    with pytest.raises(end), Actor(Recorder(), context=context) as actor:
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        actor.proxy.note(1)
+        os.kill(actor.pid, signal.SIGKILL)
+        eventually(lambda: not actor._process.is_alive())
+        raise end
+    assert (end is ValueError) == ("did not execute: 1 (1 x note())" in caplog.text)
 
 
 @pytest.mark.parametrize("count", [3, 100_000])

@@ -76,6 +76,15 @@ class Notes:
     def decorated(self, a):
         pass
 
+    def by_name(self, a, *, b):
+        self.seen = a, b
+
+    def any(self, *rest):
+        self.seen = rest
+
+    def none():
+        pass
+
     def seen_last(self):
         return self.seen
 
@@ -132,6 +141,9 @@ def test_calls_arrive_as_they_were_made(menagerie, name, args, kwargs):
         ("simple", (1,), {"OSError": 2}, (1, 2)),
         ("default", (1,), {}, (1, True)),
         ("default", (), {"b": 2, "a": 1}, (1, False)),
+        ("by_name", (1,), {"b": 2}, (1, 2)),
+        ("any", (), {}, ()),
+        ("any", (1, 2, 3), {}, (1, 2, 3)),
         ("decorated", (1,), {}, ((1,), {})),
         ("decorated", (), {"a": 1}, ((), {"a": 1})),
     ],
@@ -157,6 +169,14 @@ def test_a_call_that_does_not_fit_raises_as_python_does(menagerie, name, args, k
     for call in (getattr(menagerie, name), functools.partial(ask, getattr(menagerie, name))):
         with pytest.raises(TypeError, match=rf"Menagerie\.{name}\(\)"):
             call(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("simple", 0), ("simple", 1), ("simple", 3), ("default", 3), ("by_name", 1), ("none", 0)]
+)
+def test_a_message_with_too_few_or_too_many_arguments_raises(name, count):
+    with Actor(Notes()) as actor, pytest.raises(TypeError, match=rf"Notes\.{name}\(\)"):
+        getattr(actor.proxy, name)(*range(count))
 
 
 def test_an_argument_that_cannot_be_pickled_raises_in_the_caller(menagerie):

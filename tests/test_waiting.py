@@ -11,6 +11,14 @@ from pactor import _waiting
 from pactor._waiting import Patience
 
 
+def about(seconds):
+    return pytest.approx(seconds, abs=2e-6)
+
+
+#: How long it takes to look once.
+ONCE = about(0)
+
+
 class Clock:
     """Stands for `time.monotonic`, and for `select.poll`, where so many seconds pass."""
 
@@ -47,18 +55,47 @@ def waits(patience, clock, seconds):
     return looked
 
 
-def test_what_comes_seldom_is_never_looked_for(clock):
+def test_what_comes_seldom_is_looked_for_but_once(clock):
     patience = Patience()
-    assert [0] * 5 == [waits(patience, clock, 0.001) for _ in range(5)]
+    assert [ONCE] * 5 == [waits(patience, clock, 0.001) for _ in range(5)]
 
 
 def test_what_comes_soon_is_looked_for_from_the_second_time_on(clock):
     patience = Patience()
     looked = [waits(patience, clock, 20e-6) for _ in range(5)]
-    assert [0, *[pytest.approx(20e-6, abs=2e-6)] * 4] == looked
+    assert [ONCE, *[about(20e-6)] * 4] == looked
+
+
+def test_what_comes_at_the_deadline_did_not_come(clock):
+    patience = Patience()
+    clock.poll = lambda _timeout: []
+    assert [ONCE] * 3 == [waits(patience, clock, 20e-6) for _ in range(3)]
+
+
+def test_what_was_found_counts_whatever_was_waited_for_within(clock):
+    patience = Patience()
+    waits(patience, clock, 20e-6)
+
+    def receive():
+        waits(patience, clock, 0.01)
+        return True
+
+    assert patience.look(receive)
+
+
+def test_who_looks_sees_all_there_is_from_time_to_time(clock):
+    patience = Patience()
+    waits(patience, clock, 20e-6)
+    slept = []
+    while clock.now < 0.2:
+        clock.now += 10e-6
+        if not patience.look(lambda: True):
+            patience.sleep(clock, None)
+            slept.append(clock.now)
+    assert 3 == len(slept)
 
 
 def test_who_has_looked_in_vain_sleeps_until_something_comes_soon_again(clock):
     patience = Patience()
-    looked = [waits(patience, clock, seconds) for seconds in (20e-6, 1.0, 1.0, 20e-6, 20e-6)]
-    assert [0, pytest.approx(Patience.SHORT, abs=2e-6), 0, 0, pytest.approx(20e-6, abs=2e-6)] == looked
+    looked = [waits(patience, clock, seconds) for seconds in (20e-6, 0.01, 0.01, 20e-6, 20e-6)]
+    assert [ONCE, about(Patience.SHORT), ONCE, ONCE, about(20e-6)] == looked
