@@ -326,6 +326,9 @@ class Loop:
             self._attend()
         self._is_waiting = True
         try:
+            # A signal handler that waited before this line has received, and found nobody to nudge.
+            if not self._inbox.is_empty() and not self._closing:
+                return
             events = None if self._patience.look(self._look) else self._patience.sleep(self.poll, self._deadline())
         finally:
             self._is_waiting = False

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, as_completed, wait
 import pytest
 from support import LIMIT, Counter, Recorder, eventually, reached
 
-from pactor import Actor, ActorDied, ActorError, Future, RemoteError, ask
+from pactor import Actor, ActorDied, ActorError, Future, RemoteError, _current, ask
 
 
 @pytest.fixture
@@ -507,9 +507,28 @@ class AsksOnSignals(Recorder):
         return os.getpid()
 
 
-def test_what_comes_while_the_signal_handler_of_an_idle_actor_waits_is_executed_behind_it(context, gate):
-    with Actor(Recorder(), context=context) as other, Actor(AsksOnSignals(other.proxy), context=context) as actor:
-        os.kill(ask(actor.proxy.set_gate, gate).result(LIMIT), signal.SIGUSR1)
+class AsksBeforeItWaits(AsksOnSignals):
+    """Is hit by the signal where it has found its mailbox empty and does not wait yet."""
+
+    def set_gate(self, gate):
+        loop = _current._loop
+        wait = loop._wait
+
+        def hit_and_wait():
+            loop._wait = wait
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait()
+
+        loop._wait = hit_and_wait
+        return super().set_gate(gate)
+
+
+@pytest.mark.parametrize("cls", [AsksOnSignals, AsksBeforeItWaits])
+def test_what_comes_while_the_signal_handler_of_an_idle_actor_waits_is_executed_behind_it(context, gate, cls):
+    with Actor(Recorder(), context=context) as other, Actor(cls(other.proxy), context=context) as actor:
+        pid = ask(actor.proxy.set_gate, gate).result(LIMIT)
+        if cls is AsksOnSignals:
+            os.kill(pid, signal.SIGUSR1)
         reached(gate)
         future = ask(actor.proxy.all)
         gate.touch()
