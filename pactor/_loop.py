@@ -186,6 +186,8 @@ class Loop:
         timer = Timer(self._own, frame)
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), timer))
         self.wake()
+        if self._is_waiting:
+            self._nudge()  # a signal handler's, and what it interrupted sleeps until an earlier deadline, or none
         return timer
 
     def wake(self) -> None:

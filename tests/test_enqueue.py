@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
@@ -63,6 +65,10 @@ class Selfish(Recorder):
     def later_many(self, n):
         for i in range(n):
             self.enqueue_later(0.05, self.note, i)
+
+    def later_on_signal(self, gate):
+        signal.signal(signal.SIGUSR1, lambda *_: self.enqueue_later(0.05, self.wait_for, gate))
+        return os.getpid()
 
     def later_large(self, cancel):
         timer = self.enqueue_later(0.01, self.note, bytes(1_000_000))
@@ -158,6 +164,19 @@ def test_a_large_message_may_come_later(selfish, cancel):
     selfish.later_large(cancel)
     if not cancel:
         assert [bytes(1_000_000)] == seen(selfish, 1)
+
+
+def test_a_signal_handler_of_an_idle_actor_may_call_later(selfish, gate):
+    pid = ask(selfish.later_on_signal, gate).result(LIMIT)
+    eventually(lambda: sleeps(pid))
+    os.kill(pid, signal.SIGUSR1)
+    reached(gate)  # no message, which would have the actor look at its timers
+    gate.touch()
+
+
+def sleeps(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
 
 
 def test_close_drops_what_is_still_waiting(context):
