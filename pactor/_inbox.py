@@ -109,6 +109,8 @@ class Inbox:
         self._position = 0
         self._end = 0
         self.kind = 0
+        #: Whether it is being changed: a signal handler that finds it so must not read.
+        self.is_busy = False
 
     def close(self) -> None:
         """Lets go of the memory; what is in it stays for the next reader."""
@@ -139,6 +141,13 @@ class Inbox:
 
     def pull(self) -> int:
         """Reads what the FIFO holds, behind what is here; returns how many bytes came."""
+        self.is_busy = True
+        try:
+            return self._pull()
+        finally:
+            self.is_busy = False
+
+    def _pull(self) -> int:
         if self._end + self._chunk + _wire.HEADER_SIZE + 2 > self._capacity:
             self._make_room()
         start = _FRAMES + self._end
@@ -165,7 +174,12 @@ class Inbox:
         position = self._position
         if position == self._end:
             if position:
-                self._clear()
+                self.is_busy = True
+                try:
+                    if position == self._end:  # or else a signal handler has read more in between
+                        self._clear()
+                finally:
+                    self.is_busy = False
             return None
         start = _FRAMES + position
         size, self.kind = _frame_header(self._mapping, start)

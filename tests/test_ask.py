@@ -511,19 +511,30 @@ class AsksBeforeItWaits(AsksOnSignals):
     """Is hit by the signal where it has found its mailbox empty and does not wait yet."""
 
     def set_gate(self, gate):
-        loop = _current._loop
-        wait = loop._wait
-
-        def hit_and_wait():
-            loop._wait = wait
-            os.kill(os.getpid(), signal.SIGUSR1)
-            wait()
-
-        loop._wait = hit_and_wait
+        hit_before(_current._loop, "_wait")
         return super().set_gate(gate)
 
 
-@pytest.mark.parametrize("cls", [AsksOnSignals, AsksBeforeItWaits])
+class AsksWhileItClears(AsksOnSignals):
+    """Is hit by the signal where all that it has received is executed, and to be forgotten."""
+
+    def set_gate(self, gate):
+        hit_before(_current._loop._inbox, "_clear")
+        return super().set_gate(gate)
+
+
+def hit_before(obj, name):
+    method = getattr(obj, name)
+
+    def hit_and_call():
+        setattr(obj, name, method)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        method()
+
+    setattr(obj, name, hit_and_call)
+
+
+@pytest.mark.parametrize("cls", [AsksOnSignals, AsksBeforeItWaits, AsksWhileItClears])
 def test_what_comes_while_the_signal_handler_of_an_idle_actor_waits_is_executed_behind_it(context, gate, cls):
     with Actor(Recorder(), context=context) as other, Actor(cls(other.proxy), context=context) as actor:
         pid = ask(actor.proxy.set_gate, gate).result(LIMIT)
