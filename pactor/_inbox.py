@@ -176,13 +176,15 @@ class Inbox:
             if position:
                 self.is_busy = True
                 try:
-                    if position == self._end:  # or else a signal handler has read more in between
+                    if self.is_empty():  # or else a signal handler has read more in between
                         self._clear()
                 finally:
                     self.is_busy = False
             return None
         start = _FRAMES + position
         size, self.kind = _frame_header(self._mapping, start)
+        if position != self._position:  # a signal handler has read more in between, for which all had to move
+            return self.take()
         if not _wire.HEADER_SIZE <= size <= self._end - position:
             self._discard()
             return None

@@ -186,14 +186,13 @@ class Loop:
         timer = Timer(self._own, frame)
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), timer))
         self.wake()
-        if self._is_waiting:
-            self._nudge()  # a signal handler's, and what it interrupted sleeps until an earlier deadline, or none
         return timer
 
     def wake(self) -> None:
         """Has what is due between two messages looked at. From any thread."""
         self._attention = True
-        if threading.get_ident() != self.thread:
+        # In its own thread a signal handler calls, while what it interrupted sleeps.
+        if self._is_waiting or threading.get_ident() != self.thread:
             self._nudge()
 
     def watch(self, proxy: Proxy, method: Callable[..., object]) -> None:
@@ -328,8 +327,7 @@ class Loop:
             self._attend()
         self._is_waiting = True
         try:
-            # A signal handler that waited before this line has received, and found nobody to nudge.
-            if not self._inbox.is_empty() and not self._closing:
+            if self._is_due():  # a signal handler came before this line, and found nobody to nudge
                 return
             events = None if self._patience.look(self._look) else self._patience.sleep(self.poll, self._deadline())
         finally:
@@ -341,8 +339,13 @@ class Loop:
         """Whether something has come, of what may come soon."""
         if not self._deaf and self._pull():
             return True
-        self._answers.futures.look()  # what they bring calls for attention
-        return self._attention
+        self._is_waiting = False  # no nudge is needed for what is seen right behind it
+        self._answers.futures.look()
+        self._is_waiting = True
+        return self._is_due()
+
+    def _is_due(self) -> bool:
+        return self._attention or not (self._closing or self._inbox.is_empty())
 
     def _deadline(self) -> float | None:
         deadline = self._timers[0][0] if self._timers else None

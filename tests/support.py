@@ -36,10 +36,19 @@ def results(futures):
 def runs(pid):
     """Whether a process runs; one that has ended and was not reaped does not."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+        return _state(pid) not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def sleeps(pid):
+    """Whether a process waits for something."""
+    return _state(pid) == "S"
+
+
+def _state(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
 
 
 def processes():

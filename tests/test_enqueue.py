@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually, reached
+from support import LIMIT, Counter, Recorder, eventually, reached, sleeps
 
 from pactor import Actor, Enqueue, ask
 from pactor._slots import ReaderSlots
@@ -172,11 +172,6 @@ def test_a_signal_handler_of_an_idle_actor_may_call_later(selfish, gate):
     os.kill(pid, signal.SIGUSR1)
     reached(gate)  # no message, which would have the actor look at its timers
     gate.touch()
-
-
-def sleeps(pid):
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] == "S"
 
 
 def test_close_drops_what_is_still_waiting(context):

@@ -54,6 +54,34 @@ def test_is_empty_at_first(inbox):
     assert (None, False, None, 0) == (inbox.recover(), inbox.pull(), inbox.take(), len(inbox))
 
 
+def test_a_signal_handler_may_read_while_a_frame_is_handed_out(inbox, fifo, monkeypatch):
+    """Also where what it reads has the frames moved to the front."""
+    numbers = itertools.count()
+
+    def put(count):
+        for _ in range(count):
+            os.write(fifo, frame(next(numbers), 100))
+
+    def interrupted(*args):
+        monkeypatch.undo()
+        put(5)
+        assert inbox.pull()
+        assert inbox._position < moved_from
+        return header
+
+    put(40)
+    inbox.pull()
+    found = [inbox.take() for _ in range(39)]
+    put(25)
+    inbox.pull()
+    found += [inbox.take() for _ in range(19)]
+    moved_from = inbox._position
+    header = _inbox._frame_header(inbox._mapping, _inbox._FRAMES + moved_from)
+    monkeypatch.setattr(_inbox, "_frame_header", interrupted)
+    found += bodies(inbox)
+    assert [body(i, 100) for i in range(70)] == found
+
+
 def test_hands_out_frames_in_order_with_their_kinds(inbox, fifo):
     kinds = [_wire.ITEM, _wire.ASK, _wire.ITEM | _wire.STORED, _wire.CLOSE]
     os.write(fifo, b"".join(_wire.frame(kind, b"head", b"body %d" % kind) for kind in kinds))

@@ -11,7 +11,7 @@ import signal
 import threading
 
 import pytest
-from support import LIMIT, Recorder, eventually, reached, results
+from support import LIMIT, Recorder, eventually, reached, results, sleeps
 
 from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, _loop, ask, current_actor
 from pactor._later import Unanswered, unanswered
@@ -47,6 +47,11 @@ class Forwarder(Recorder):
     def from_a_thread_at(self, gate):
         future = concurrent.futures.Future()
         threading.Thread(target=lambda: future.set_result(self.wait_for(gate))).start()
+        return future
+
+    def at_a_signal(self, value):
+        future = concurrent.futures.Future()
+        signal.signal(signal.SIGUSR1, lambda *_: future.set_result(value))
         return future
 
     def fail_in_a_thread(self):
@@ -150,6 +155,14 @@ def test_any_future_of_concurrent_futures_will_do(forwarder):
     assert "x" == ask(forwarder.proxy.done, "x").result(LIMIT)
     with pytest.raises(KeyError, match="spam"):
         ask(forwarder.proxy.fail_in_a_thread).result(LIMIT)
+
+
+def test_a_signal_handler_of_an_idle_actor_may_set_the_result(forwarder):
+    future = ask(forwarder.at_a_signal, "value")
+    ask(forwarder.echo).result(LIMIT)
+    eventually(lambda: sleeps(forwarder.pid))
+    os.kill(forwarder.pid, signal.SIGUSR1)
+    assert "value" == future.result(LIMIT / 10)
 
 
 def test_one_future_may_answer_many(forwarder):
