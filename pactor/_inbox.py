@@ -109,7 +109,8 @@ class Inbox:
         self._position = 0
         self._end = 0
         self.kind = 0
-        #: Whether it is being changed: a signal handler that finds it so must not read.
+        #: Whether it is being changed: a signal handler that finds it so must not read. What the handler waits for does
+        #: not come then if it depends on room here.
         self.is_busy = False
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The object with `async def` methods that the tests wrap. Apart from `support`: few need asyncio."""
+"""What the tests wrap that has `async def` methods, and run in processes. Apart from `support`: few need asyncio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 
 from support import LIMIT, Recorder, eventually, touch
 
-from pactor import ask, current_actor
+from pactor import ask, current_actor, watch
 
 
 class Waiter(Recorder):
@@ -145,3 +145,109 @@ class StartsSlowly:
 
     async def echo(self, value):
         return value
+
+
+class Exclusive:
+    def __init__(self):
+        self.steps = 0
+        self.ended = False
+
+    async def come_and_go(self):
+        while not self.ended:
+            self.steps += 1
+            await asyncio.sleep(0)
+
+    def stay(self):
+        before = self.steps
+        time.sleep(0.002)
+        return self.steps == before
+
+    def end(self):
+        self.ended = True
+
+
+class Crowd:
+    def __init__(self):
+        self.inside = 0
+
+    async def enter(self):
+        self.inside += 1
+        try:
+            await asyncio.sleep(0.001)
+            return self.inside
+        finally:
+            self.inside -= 1
+
+
+class Disguised:
+    """As a decorator leaves it."""
+
+    def echo(self, value):
+        async def echo():
+            await asyncio.sleep(0)
+            return value
+
+        return echo()
+
+
+class Unsendable:
+    """Can come, and not go."""
+
+    def __reduce__(self):
+        if current_actor():
+            raise TypeError("stays here")
+        return Unsendable, ()
+
+
+class Hooks:
+    def __init__(self, log, watched):
+        self.log = log
+        self.watched = watched
+        self.noted = []
+
+    async def on_start(self):
+        await asyncio.sleep(0)
+        watch(self.watched, self.ended)
+        self.task = asyncio.get_running_loop().create_task(self.run_beside())
+        self.noted.append("start")
+
+    async def run_beside(self):
+        """Runs on between the messages, to the end."""
+        self.event = asyncio.Event()
+        await self.event.wait()
+        self.log.write_text("background ")
+
+    async def ended(self, proxy, reason):
+        await asyncio.sleep(0)
+        self.noted.append(type(reason).__name__)
+
+    def notes(self):
+        return self.noted
+
+    async def on_stop(self):
+        self.event.set()
+        await self.task
+        self.log.write_text(self.log.read_text() + "stop")
+
+
+class Beside:
+    def __init__(self, log):
+        self.log = log
+
+    async def begin(self):
+        self.task = asyncio.ensure_future(self.go_on())
+        await asyncio.sleep(0)
+
+    async def go_on(self):
+        try:
+            await asyncio.sleep(10 * LIMIT)
+        except asyncio.CancelledError:
+            self.log.write_text("cancelled")
+            raise
+
+
+def ask_elsewhere(proxy, found):
+    async def main():
+        return await asyncio.gather(*[ask(proxy.echo, i) for i in range(50)])
+
+    found.put(asyncio.run(main()))

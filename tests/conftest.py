@@ -20,9 +20,8 @@ from pactor import Actor, _blocks, _runtime, ask
 METHODS = ("fork", "forkserver", "spawn")
 
 # What the tests wrap is in modules that import much. (Programs of the tests have a fork server that knows of nothing.)
-multiprocessing.set_forkserver_preload(
-    ["pytest", "hypothesis", "support", "mailbox_workers", "fault_actors", "async_actors"]
-)
+_ACTORS = [f"{what}_actors" for what in ("plain", "ask", "current", "enqueue", "later", "restart", "fault", "async")]
+multiprocessing.set_forkserver_preload(["pytest", "hypothesis", "support", "mailbox_workers", *_ACTORS])
 
 # A shell starts what is to run in the background with SIGINT ignored, and all that comes from it would ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -92,6 +91,7 @@ def leaves_nothing(_started, request):
     yield
     request.node.funcargs.clear()  # a proxy that a fixture gave has its way open for as long as somebody has it
     gc.collect()
+    gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
     # What was killed needs a moment to be gone.
     eventually(lambda: not _things() - before, lambda: f"left behind: {sorted(_things() - before)}", limit=10)
 

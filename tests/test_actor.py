@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
-import multiprocessing
 import os
 import pickle
 import signal
@@ -13,9 +11,21 @@ import sys
 import textwrap
 import threading
 import time
-from multiprocessing import util
 
 import pytest
+from plain_actors import (
+    BreaksItsLog,
+    EndsSlowly,
+    FailsToStart,
+    Forker,
+    Frozen,
+    Named,
+    Owner,
+    Slots,
+    SlotsWithEnqueue,
+    Strays,
+    WithPrimitives,
+)
 from support import LIMIT, Counter, Recorder, eventually, reached, runs
 
 from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, ask
@@ -48,9 +58,7 @@ def test_forwards_unknown_names_to_its_proxy():
 
 
 def test_default_names_count_and_given_ones_are_kept():
-    class_name = type("Named", (Counter,), {"__module__": __name__})
-    globals()["Named"] = class_name
-    with Actor(class_name()) as one, Actor(class_name()) as two, Actor(class_name(), name="three") as three:
+    with Actor(Named()) as one, Actor(Named()) as two, Actor(Named(), name="three") as three:
         assert ["Named-1", "Named-2", "three"] == [one.name, two.name, three.name]
         assert "three" in repr(three) and str(three.pid) in repr(three)
 
@@ -86,32 +94,6 @@ class HasEnqueue:
         pass
 
 
-class Slots:
-    __slots__ = ("value",)
-
-    def __init__(self):
-        self.value = 0
-
-    def add(self):
-        self.value += 1
-        if self.value < 3:
-            self.enqueue(self.add)
-
-    def total(self):
-        return self.value
-
-
-class SlotsWithEnqueue(Slots):
-    __slots__ = ("enqueue", "enqueue_later")
-
-
-class Frozen(Slots):
-    def __setattr__(self, name, value):
-        if name != "value":
-            raise AttributeError(f"can't set {name}")
-        super().__setattr__(name, value)
-
-
 @pytest.mark.parametrize("target", [[], 3, "text", HasEnqueue(), len, functools.partial(len), None])
 def test_what_cannot_get_an_enqueue_raises_type_error(target):
     with pytest.raises(TypeError):
@@ -131,18 +113,6 @@ def test_a_target_that_cannot_be_pickled_raises_in_the_caller(target):
         target.handle = lambda: None
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
         Actor(target)
-
-
-class WithPrimitives:
-    """Holds what multiprocessing shares with a process only when it starts."""
-
-    def __init__(self, context):
-        self.lock, self.queue, self.event = context.Lock(), context.Queue(), context.Event()
-
-    def use(self):
-        with self.lock:
-            self.queue.put("from the actor")
-        self.event.set()
 
 
 def test_a_target_may_hold_locks_queues_and_events_of_multiprocessing(context):
@@ -264,14 +234,6 @@ def test_stop_does_not_concern_what_an_asker_is_told():
         assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
 
 
-class FailsToStart:
-    def __init__(self):
-        raise ValueError("no way")
-
-    def note(self, *items):
-        pass
-
-
 def test_another_process_is_told_why_an_actor_could_not_start(context):
     """Also one that comes to know of it at its first send."""
     with Actor(Recorder(), context=context) as other, Actor(FailsToStart, context=context, name="stillborn") as actor:
@@ -279,20 +241,6 @@ def test_another_process_is_told_why_an_actor_could_not_start(context):
         with pytest.raises(ActorDied, match="ValueError: no way") as caught:
             ask(other.proxy.tell, actor.proxy, 1).result(LIMIT)
         assert "in __init__" in str(caught.value.__cause__)
-
-
-class Owner:
-    """An actor that makes actors."""
-
-    def __init__(self):
-        self.child = None
-
-    def make(self, method):
-        self.child = Actor(Counter(), context=multiprocessing.get_context(method))
-        return self.child.proxy
-
-    def pids(self):
-        return os.getpid(), self.child.pid
 
 
 def test_an_actor_can_own_actors(context):
@@ -343,42 +291,12 @@ def test_only_its_owner_closes_an_actor():
         assert 0 == ask(actor.proxy.total).result(LIMIT)
 
 
-def _fork_and_sleep():
-    parent, pid = os.getpid(), os.fork()
-    if not pid:
-        while os.getppid() == parent:  # it ends with its parent at the latest, also where the test fails
-            time.sleep(0.1)
-        os._exit(0)
-    return pid
-
-
 def test_what_an_actor_forks_is_a_process_like_any_other(context):
     """It can be terminated, and asks and tells for itself, also the actor that it comes from."""
     with Actor(Forker(), context=context) as actor, Actor(Counter(), context=context) as counter:
         assert -signal.SIGTERM == ask(actor.proxy.terminate_child).result(LIMIT)
         assert 0 == ask(actor.proxy.child_asks, counter.proxy).result(LIMIT)
         assert 1 == ask(counter.proxy.total).result(LIMIT)
-
-
-class Forker:
-    def terminate_child(self):
-        pid = _fork_and_sleep()
-        os.kill(pid, signal.SIGTERM)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    def child_asks(self, proxy):
-        pid = os.fork()
-        if not pid:
-            code = 1
-            try:
-                proxy.add()
-                code = ask(proxy.total).result(LIMIT) - 1
-            finally:
-                os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    def run(self):
-        return subprocess.run([sys.executable, "-c", "print('hello')"], capture_output=True, text=True).stdout
 
 
 def test_an_actor_may_use_subprocess(context):
@@ -433,26 +351,6 @@ def test_what_nobody_waits_for_is_shown_on_stderr(tmp_path, method, target, poli
     assert "_loop.py" not in result.stderr or "could not start" in texts[1]
 
 
-class Strays:
-    """Forks in a method, and its child goes on as if it were the actor."""
-
-    def __init__(self):
-        self.ticks = []
-
-    def tick(self):
-        self.ticks.append(os.getpid())
-
-    def all(self):
-        return self.ticks
-
-    def stray(self, how):
-        if not os.fork():
-            if how == "raise":
-                raise ValueError
-            if how == "exit":
-                sys.exit()
-
-
 @pytest.mark.parametrize("how", ["return", "raise", "exit"])
 def test_a_child_that_a_method_forks_is_not_the_actor(context, how):
     with Actor(Strays(), context=context) as actor:
@@ -486,31 +384,11 @@ def test_many_threads_learn_the_same_of_a_death(context):
         assert text.startswith(f"actor {actor.name!r} died: process {actor.pid} was killed by SIGKILL")
 
 
-class BreaksItsLog(Recorder):
-    """Has a log that raises, as one does whose disk is full or whose pipe is broken."""
-
-    def on_start(self):
-        logging.getLogger("pactor").addHandler(Raising())
-
-
-class Raising(logging.Handler):
-    def emit(self, record):
-        raise OSError("no room for a word")
-
-
 @pytest.mark.parametrize("policy", ["resume", Restart(backoff=0)])
 def test_a_log_that_raises_ends_no_actor(context, policy):
     with Actor(BreaksItsLog(), context=context, on_failure=policy) as actor:
         actor.proxy.fail(ValueError("what was told"))
         assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
-
-
-class EndsSlowly(Recorder):
-    """Its process goes on after it has let go of its mailbox."""
-
-    def __init__(self, gate):
-        super().__init__()
-        util.Finalize(None, reached, (gate,), exitpriority=10)
 
 
 def test_who_waits_for_the_end_of_a_process_is_idle(context, tmp_path):

@@ -9,13 +9,23 @@ import pickle
 import signal
 import sys
 import threading
-import time
 from concurrent.futures import CancelledError, as_completed, wait
 
 import pytest
+from ask_actors import (
+    Asker,
+    AsksBeforeItWaits,
+    AsksOnSignals,
+    AsksWhileItClears,
+    Fails,
+    Falsy,
+    Flooder,
+    Unloadable,
+    hammer,
+)
 from support import LIMIT, Counter, Recorder, eventually, reached
 
-from pactor import Actor, ActorDied, ActorError, Future, RemoteError, _current, ask
+from pactor import Actor, ActorDied, ActorError, Future, RemoteError, ask
 
 
 @pytest.fixture
@@ -54,49 +64,6 @@ def test_ask_takes_only_methods_of_proxies():
     for wrong in (print, Counter().total, "total", None):
         with pytest.raises(TypeError, match="a method of a proxy"):
             ask(wrong)
-
-
-class TwoArguments(Exception):
-    """Pickles, and does not load: its __init__ wants two arguments."""
-
-    def __init__(self, one, two):
-        super().__init__(f"{one} and {two}")
-
-
-class Unpicklable(Exception):
-    def __init__(self):
-        super().__init__("holds a lock")
-        self.lock = threading.Lock()
-
-
-class Fails:
-    def fail(self, name):
-        if name == "two":
-            raise TwoArguments(1, 2)
-        if name == "unpicklable":
-            raise Unpicklable()
-        try:
-            return {}["missing"]
-        except KeyError as error:
-            raise {"value": ValueError, "stop": StopIteration, "base": BaseException}[name]("told") from error
-
-    def make(self):
-        return threading.Lock()
-
-    def lose(self):
-        return Unloadable()
-
-    def alive(self):
-        return True
-
-
-class Unloadable:
-    def __reduce__(self):
-        return _refuse, ()
-
-
-def _refuse():
-    raise ValueError("refused to load")
 
 
 @pytest.fixture
@@ -230,19 +197,6 @@ def test_asks_that_nobody_reads_hold_up_nobody(recorder, context):
         assert 3_000 == asked.result(LIMIT)
 
 
-class Asker:
-    def __init__(self, proxy):
-        self.proxy = proxy
-
-    def ask_and_sleep(self, count):
-        futures = [ask(self.proxy.note, i) for i in range(count)]
-        time.sleep(0.2)
-        return sum(future.result(LIMIT) is None for future in futures)
-
-    def ask_many(self, count):
-        return [ask(self.proxy.echo, i).result(LIMIT) for i in range(count)]
-
-
 def test_four_threads_ask_at_once(recorder):
     def run(start):
         results.append([ask(recorder.echo, i).result(LIMIT) for i in range(start, start + 500)])
@@ -306,7 +260,7 @@ def test_actors_ask_each_other_nested(context):
 
 def test_a_killed_bystander_harms_nobody(context):
     with Actor(Recorder(), context=context) as actor:
-        bystanders = [context.Process(target=_hammer, args=(actor.proxy,)) for _ in range(3)]
+        bystanders = [context.Process(target=hammer, args=(actor.proxy,)) for _ in range(3)]
         for process in bystanders:
             process.start()
         eventually(lambda: len(set(ask(actor.proxy.all).result(LIMIT))) == 3)
@@ -315,12 +269,6 @@ def test_a_killed_bystander_harms_nobody(context):
             assert list(range(100)) == [ask(actor.proxy.echo, i).result(LIMIT) for i in range(100)]
         for process in bystanders:
             process.join(LIMIT)
-
-
-def _hammer(proxy):
-    while True:
-        ask(proxy.note, os.getpid())
-        ask(proxy.echo, bytes(100_000)).result()
 
 
 def test_a_future_belongs_to_the_process_that_asked(recorder, gate):
@@ -347,23 +295,6 @@ def test_a_forked_child_asks_for_itself(recorder):
             os._exit(code)
     assert 1 == ask(recorder.echo, 1).result(LIMIT)
     assert 7 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-class Flooder:
-    """Sends to its peer as fast as it can, which does the same."""
-
-    def __init__(self):
-        self.count = 0
-
-    def flood(self, peer, n):
-        for _ in range(n):
-            peer.receive()
-
-    def receive(self):
-        self.count += 1
-
-    def received(self):
-        return self.count
 
 
 def test_an_actor_that_waits_for_a_reply_takes_what_floods_it(context):
@@ -491,49 +422,6 @@ def test_a_signal_handler_may_wait_for_another_reply(context, on_alarm):
         assert 0.05 == future.result(LIMIT / 10)
 
 
-class AsksOnSignals(Recorder):
-    def __init__(self, other):
-        super().__init__()
-        self.other = other
-
-    def on_start(self):
-        signal.signal(signal.SIGUSR1, self.answer)
-
-    def answer(self, *_):
-        self.seen.append(ask(self.other.wait_for, self.gate).result(LIMIT))
-
-    def set_gate(self, gate):
-        self.gate = gate
-        return os.getpid()
-
-
-class AsksBeforeItWaits(AsksOnSignals):
-    """Is hit by the signal where it has found its mailbox empty and does not wait yet."""
-
-    def set_gate(self, gate):
-        hit_before(_current._loop, "_wait")
-        return super().set_gate(gate)
-
-
-class AsksWhileItClears(AsksOnSignals):
-    """Is hit by the signal where all that it has received is executed, and to be forgotten."""
-
-    def set_gate(self, gate):
-        hit_before(_current._loop._inbox, "_clear")
-        return super().set_gate(gate)
-
-
-def hit_before(obj, name):
-    method = getattr(obj, name)
-
-    def hit_and_call():
-        setattr(obj, name, method)
-        os.kill(os.getpid(), signal.SIGUSR1)
-        method()
-
-    setattr(obj, name, hit_and_call)
-
-
 @pytest.mark.parametrize("cls", [AsksOnSignals, AsksBeforeItWaits, AsksWhileItClears])
 def test_what_comes_while_the_signal_handler_of_an_idle_actor_waits_is_executed_behind_it(context, gate, cls):
     with Actor(Recorder(), context=context) as other, Actor(cls(other.proxy), context=context) as actor:
@@ -553,11 +441,6 @@ def test_callbacks_go_on_after_one_that_wanted_to_exit(recorder, monkeypatch):
     second = ask(recorder.echo, 3)
     assert {first, second} == wait([first, second], LIMIT).done
     assert 3 == second.result()
-
-
-class Falsy(Exception):
-    def __len__(self):
-        return 0
 
 
 def test_an_exception_that_is_false_is_raised_all_the_same(recorder):

@@ -9,16 +9,15 @@ import math
 import multiprocessing
 import os
 import signal
-import time
 
 import pytest
-from async_actors import Flooder, StartsSlowly, Waiter
+from async_actors import Beside, Crowd, Disguised, Exclusive, Flooder, Hooks, StartsSlowly, Unsendable, Waiter
 from fault_support import unread
 from programs import METHODS, run
 from support import LIMIT, Recorder, eventually, reached, results
 from test_actor import run_program
 
-from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, ask, current_actor, tell, watch
+from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, ask, tell
 
 FOREVER = Restart(max_restarts=math.inf, backoff=0)
 
@@ -58,25 +57,6 @@ def test_a_plain_method_has_the_process_for_itself(context):
         results(asks)
 
 
-class Exclusive:
-    def __init__(self):
-        self.steps = 0
-        self.ended = False
-
-    async def come_and_go(self):
-        while not self.ended:
-            self.steps += 1
-            await asyncio.sleep(0)
-
-    def stay(self):
-        before = self.steps
-        time.sleep(0.002)
-        return self.steps == before
-
-    def end(self):
-        self.ended = True
-
-
 def test_a_flood_of_plain_messages_lets_coroutines_go_on(waiter):
     waiter.proxy.note_soon("soon")
     for i in range(200):
@@ -90,19 +70,6 @@ def test_a_flood_of_plain_messages_lets_coroutines_go_on(waiter):
 def test_no_more_run_at_once_than_are_allowed(context, concurrency, gate):
     with Actor(Crowd(), context=context, concurrency=concurrency) as actor:
         assert [concurrency] == sorted({*results([ask(actor.proxy.enter) for _ in range(30)])})[-1:]
-
-
-class Crowd:
-    def __init__(self):
-        self.inside = 0
-
-    async def enter(self):
-        self.inside += 1
-        try:
-            await asyncio.sleep(0.001)
-            return self.inside
-        finally:
-            self.inside -= 1
 
 
 def test_at_the_limit_the_mailbox_fills_up_and_empties_again(gate):
@@ -135,17 +102,6 @@ def test_a_limit_makes_methods_that_are_coroutines_in_disguise_run(context):
         assert "x" == ask(actor.proxy.echo, "x").result(LIMIT)
 
 
-class Disguised:
-    """As a decorator leaves it."""
-
-    def echo(self, value):
-        async def echo():
-            await asyncio.sleep(0)
-            return value
-
-        return echo()
-
-
 def test_what_a_coroutine_raises_is_raised_by_the_ask(waiter):
     with pytest.raises(KeyError, match="spam") as caught:
         ask(waiter.proxy.fail_soon, KeyError("spam")).result(LIMIT)
@@ -158,21 +114,9 @@ def test_what_a_coroutine_raises_is_raised_by_the_ask(waiter):
 
 def test_what_cannot_be_sent_back_is_said(waiter):
     with pytest.raises(Exception, match=r"echo_soon\(\) returned .*which can't be sent"):
-        ask(waiter.proxy.echo_soon, _unsendable).result(LIMIT)
+        ask(waiter.proxy.echo_soon, Unsendable()).result(LIMIT)
     with pytest.raises(Exception, match=r"many\(\) returned <async_generator"):
         ask(waiter.proxy.many, 3).result(LIMIT)
-
-
-class _Unsendable:
-    """Can come, and not go."""
-
-    def __reduce__(self):
-        if current_actor():
-            raise TypeError("stays here")
-        return _Unsendable, ()
-
-
-_unsendable = _Unsendable()
 
 
 def test_all_that_can_be_awaited_is(waiter):
@@ -215,57 +159,10 @@ def test_hooks_and_watchers_may_be_coroutines(context, tmp_path):
     assert "background stop" == log.read_text()
 
 
-class Hooks:
-    def __init__(self, log, watched):
-        self.log = log
-        self.watched = watched
-        self.noted = []
-
-    async def on_start(self):
-        await asyncio.sleep(0)
-        watch(self.watched, self.ended)
-        self.task = asyncio.get_running_loop().create_task(self.run_beside())
-        self.noted.append("start")
-
-    async def run_beside(self):
-        """Runs on between the messages, to the end."""
-        self.event = asyncio.Event()
-        await self.event.wait()
-        self.log.write_text("background ")
-
-    async def ended(self, proxy, reason):
-        await asyncio.sleep(0)
-        self.noted.append(type(reason).__name__)
-
-    def notes(self):
-        return self.noted
-
-    async def on_stop(self):
-        self.event.set()
-        await self.task
-        self.log.write_text(self.log.read_text() + "stop")
-
-
 def test_what_is_left_to_run_beside_is_cancelled_at_the_end(context, tmp_path):
     with Actor(Beside(tmp_path / "log"), context=context) as actor:
         ask(actor.proxy.begin).result(LIMIT)
     assert "cancelled" == (tmp_path / "log").read_text()
-
-
-class Beside:
-    def __init__(self, log):
-        self.log = log
-
-    async def begin(self):
-        self.task = asyncio.ensure_future(self.go_on())
-        await asyncio.sleep(0)
-
-    async def go_on(self):
-        try:
-            await asyncio.sleep(10 * LIMIT)
-        except asyncio.CancelledError:
-            self.log.write_text("cancelled")
-            raise
 
 
 def test_what_comes_while_a_coroutine_blocks_is_executed_then(waiter, context, gate):

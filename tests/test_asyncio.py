@@ -12,6 +12,7 @@ import time
 import types
 
 import pytest
+from async_actors import ask_elsewhere
 from support import LIMIT, Recorder, eventually, reached
 from test_actor import run_program
 
@@ -296,13 +297,6 @@ def test_a_process_that_was_forked_awaits_its_own_replies(start, recorder):
         assert found.get(timeout=LIMIT) == list(range(50))
         process.join(LIMIT)  # killed, it would leave its mailbox
         assert asyncio.run(ask_and_wait(recorder, 1)) == 1
-
-
-def ask_elsewhere(proxy, found):
-    async def main():
-        return await asyncio.gather(*[ask(proxy.echo, i) for i in range(50)])
-
-    found.put(asyncio.run(main()))
 
 
 def test_an_await_is_no_reason_to_keep_the_loop(recorder):

@@ -13,32 +13,10 @@ import sys
 import textwrap
 
 import pytest
+from current_actors import FailsOnStart, Group, Hooked, Knows, Replier, Watcher, WatchesTooEarly
 from support import LIMIT, Counter, Recorder, eventually, runs
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, _ending, ask, current_actor, watch
-
-
-class Hooked(Recorder):
-    """Writes down when its hooks are called."""
-
-    def __init__(self, log):
-        super().__init__()
-        self.log = log
-        self._write("init")
-
-    def on_start(self):
-        self._write("start")
-        self.enqueue(self.note, "from on_start")
-
-    def on_stop(self):
-        self._write("stop")
-
-    def write(self, text):
-        self._write(text)
-
-    def _write(self, text):
-        with open(self.log, "a") as file:
-            file.write(f"{text} ")
 
 
 def close(actor):
@@ -82,11 +60,6 @@ def test_both_are_called_again_after_a_failure_and_on_start_after_a_kill(context
     assert "init start stop start start stop" == log.read_text().strip()
 
 
-class FailsOnStart(Recorder):
-    def on_start(self):
-        raise ValueError("not today")
-
-
 def test_what_on_start_raises_is_told_by_the_first_ask(context):
     with Actor(FailsOnStart(), context=context, name="tired") as actor:
         with pytest.raises(ActorDied, match="'tired' could not start: ValueError: not today") as caught:
@@ -94,17 +67,12 @@ def test_what_on_start_raises_is_told_by_the_first_ask(context):
         assert "in on_start" in str(caught.value.__cause__)
 
 
-class FailsOnStop(Recorder):
-    def on_stop(self):
-        raise ValueError("not again")
-
-
 def test_what_on_stop_raises_is_logged_and_changes_nothing(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent("""
         from pactor import *
-        from test_current import FailsOnStop
+        from current_actors import FailsOnStop
         if __name__ == "__main__":
             with Actor(FailsOnStop(), name="sore") as actor:
                 actor.proxy.note(1)
@@ -118,42 +86,11 @@ def test_what_on_stop_raises_is_logged_and_changes_nothing(tmp_path):
     assert "ValueError: not again" in result.stderr
 
 
-class Replier(Recorder):
-    """Asks others when it starts and when it ends."""
-
-    def __init__(self, other):
-        super().__init__()
-        self.other = other
-
-    def on_start(self):
-        self.note(ask(self.other.total).result(LIMIT))
-
-    def on_stop(self):
-        self.other.add(10)
-
-
 def test_hooks_may_ask_and_tell_others(context):
     with Actor(Counter(1), context=context) as counter:
         with Actor(Replier(counter.proxy), context=context) as actor:
             assert [1] == ask(actor.proxy.all).result(LIMIT)
         assert 11 == ask(counter.proxy.total).result(LIMIT)
-
-
-class Watcher(Recorder):
-    def see(self, proxy):
-        watch(proxy, self.ended)
-
-    def ended(self, proxy, reason):
-        self.note(proxy, reason)
-
-    def see_to(self, proxy, method):
-        watch(proxy, getattr(self, method))
-
-    def watch_with(self, *arguments):
-        watch(*arguments)
-
-    def watch_self(self):
-        watch(current_actor().proxy, self.ended)
 
 
 def test_who_looks_while_the_owner_leaves_word_learns_what_the_owner_knows(monkeypatch):
@@ -230,42 +167,11 @@ def test_bad_watches_raise_at_the_call():
             ask(actor.proxy.see_to, other.proxy, "pid").result(LIMIT)  # takes no proxy and no reason
 
 
-class Knows(Recorder):
-    def __init__(self):
-        super().__init__()
-        self.at_first = current_actor()
-
-    def on_start(self):
-        self.note(current_actor().name)
-
-    def use(self):
-        me = current_actor()
-        me.enqueue(self.note, "enqueued")
-        me.enqueue_later(0, self.note, "later")
-        me.proxy.note("told")
-        return self.at_first, repr(me)
-
-
 def test_current_actor_is_what_it_is_in(context):
     assert current_actor() is None
     with Actor(Knows, name="me", context=context) as actor:
         assert (None, "<CurrentActor 'me'>") == ask(actor.proxy.use).result(LIMIT)
         eventually(lambda: {"me", "enqueued", "later", "told"} == set(ask(actor.proxy.all).result(LIMIT)))
-
-
-class Group(Recorder):
-    """An actor whose parts live and die together: it fails with any of them."""
-
-    def on_start(self):
-        self.parts = [Actor(Recorder(), name=f"part {i}") for i in range(2)]
-        for part in self.parts:
-            watch(part.proxy, self.part_ended)
-
-    def part_ended(self, part, reason):
-        raise reason
-
-    def proxies(self):
-        return [part.proxy for part in self.parts]
 
 
 def test_what_a_dead_process_was_to_be_told_of_its_watches_is_not_told_to_the_next(context):
@@ -296,14 +202,6 @@ def test_the_names_of_methods_are_the_wrapped_classs_own():
     with Actor(Counter()) as actor:
         names = {name for name in dir(actor) if not name.startswith("_")}
         assert names == documented | {"add", "total"}
-
-
-class WatchesTooEarly:
-    def __init__(self, proxy):
-        watch(proxy, self.ended)
-
-    def ended(self, proxy, reason):
-        pass
 
 
 def test_to_watch_in_init_is_too_early_and_told():

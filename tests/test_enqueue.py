@@ -4,76 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
-from support import LIMIT, Counter, Recorder, eventually, reached, sleeps
+from enqueue_actors import Enqueues, Selfish
+from support import LIMIT, Recorder, eventually, reached, sleeps
 
-from pactor import Actor, Enqueue, ask
+from pactor import Actor, ask
 from pactor._slots import ReaderSlots
-
-
-class Selfish(Recorder):
-    def wrong(self, what):
-        bad = {
-            "function": lambda: None,
-            "other": Counter().total,
-            "text": "note",
-            "arguments": self.exit,
-            "builtin": print,
-        }[what]
-        try:
-            self.enqueue(bad)
-        except TypeError as error:
-            return str(error)
-
-    def unpicklable(self):
-        try:
-            self.enqueue(self.note, lambda: None)
-        except Exception as error:
-            return type(error).__name__
-
-    def kinds(self):
-        return isinstance(self.enqueue, Enqueue), repr(self.enqueue)
-
-    def give(self):
-        return self.enqueue
-
-    def snapshot(self):
-        return self
-
-    def later(self, *delays):
-        self.started = time.monotonic()
-        for delay in delays:
-            self.enqueue_later(delay, self.arrive, delay)
-
-    def arrive(self, delay):
-        self.seen.append((delay, time.monotonic() - self.started))
-
-    def later_cancelled(self):
-        timers = [self.enqueue_later(0.01 * i, self.note, i) for i in range(10)]
-        for timer in timers[::2]:
-            timer.cancel()
-            timer.cancel()
-
-    def later_wrong(self, delay):
-        try:
-            self.enqueue_later(delay, self.note)
-        except (TypeError, ValueError) as error:
-            return type(error)
-
-    def later_many(self, n):
-        for i in range(n):
-            self.enqueue_later(0.05, self.note, i)
-
-    def later_on_signal(self, gate):
-        signal.signal(signal.SIGUSR1, lambda *_: self.enqueue_later(0.05, self.wait_for, gate))
-        return os.getpid()
-
-    def later_large(self, cancel):
-        timer = self.enqueue_later(0.01, self.note, bytes(1_000_000))
-        if cancel:
-            timer.cancel()
 
 
 @pytest.fixture
@@ -178,11 +115,6 @@ def test_close_drops_what_is_still_waiting(context):
     with Actor(Selfish(), context=context) as actor:
         actor.proxy.later(1_000)
     assert not actor.is_alive()
-
-
-class Enqueues(Recorder):
-    def enqueue_of_size(self, size):
-        self.enqueue(self.note, bytes(size))
 
 
 @pytest.mark.parametrize("size", [0, 100_000], ids=["small", "large"])

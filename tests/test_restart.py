@@ -8,17 +8,30 @@ import math
 import os
 import random
 import signal
-import struct
 import threading
 import time
 
 import pytest
 from programs import METHODS, run
+from restart_actors import (
+    ENTRY,
+    FOREVER,
+    Asks,
+    Counting,
+    Deadly,
+    FailsAtFirst,
+    FailsAtGate,
+    Hoarder,
+    Journal,
+    KilledByPayload,
+    Logger,
+    NeverStarts,
+    RestartingOwner,
+    send,
+)
 from support import LIMIT, Counter, Recorder, eventually, reached, results, runs
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, ask
-
-FOREVER = Restart(max_restarts=math.inf, backoff=0)
 
 
 def kills(proxy, number=signal.SIGKILL):
@@ -46,12 +59,6 @@ def test_a_restart_keeps_the_mailbox_and_begins_with_the_original_object(context
         assert before.result(LIMIT) != actor.pid == ask(actor.proxy.pid).result(LIMIT)
 
 
-class Counting(Recorder, Counter):
-    def __init__(self, start=0):
-        Recorder.__init__(self)
-        Counter.__init__(self, start)
-
-
 @pytest.mark.parametrize("target", [Counting, functools.partial(Counting, 3)])
 def test_a_class_or_a_partial_is_called_again(context, target):
     with Actor(target, context=context, on_failure=FOREVER) as actor:
@@ -77,25 +84,6 @@ def test_an_ask_in_execution_with_a_large_argument_leaves_no_payload(context):
         assert 1 == ask(actor.proxy.take, 1).result(LIMIT)
         names = os.listdir(actor._mailbox.directory)
         assert [] == [name for name in names if name[0].isdigit()]
-
-
-class KilledByPayload:
-    def take(self, value):
-        return value
-
-
-class Deadly:
-    """Kills the process that loads it."""
-
-    def __init__(self, data):
-        self.data = data
-
-    def __reduce__(self):
-        return _die, (self.data,)
-
-
-def _die(data):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_an_asker_did_not_take_before_the_death_it_gets_after(context):
@@ -129,18 +117,6 @@ def test_failures_that_are_long_enough_apart_do_not_end_it():
         assert ask(actor.proxy.pid).result(LIMIT) == actor.pid
 
 
-class FailsAtFirst:
-    """Fails to start as often as there are files to remove."""
-
-    def __init__(self, directory):
-        for path in directory.iterdir():
-            path.unlink()
-            raise OSError("not yet")
-
-    def value(self):
-        return 1
-
-
 def test_a_failing_start_is_tried_again(context, tmp_path):
     (tmp_path / "one").touch()
     (tmp_path / "two").touch()
@@ -168,16 +144,6 @@ def test_close_executes_what_is_queued_also_over_restarts_and_their_pauses(conte
         actor.proxy.write(3)
     assert "0123" == log.read_text()
     assert 0 == actor.exitcode
-
-
-class Logger(Recorder):
-    def __init__(self, log):
-        super().__init__()
-        self.log = log
-
-    def write(self, item):
-        with open(self.log, "a") as file:
-            file.write(str(item))
 
 
 def test_kill_ends_it_for_good(context):
@@ -274,14 +240,6 @@ def test_the_owners_death_ends_a_restartable_actor(context):
             ask(proxy.pid).result(LIMIT)
 
 
-class RestartingOwner:
-    def make(self, method):
-        import multiprocessing
-
-        self.child = Actor(Recorder(), context=multiprocessing.get_context(method), on_failure=FOREVER)
-        return self.child.proxy, [self.child.pid, self.child._process.pid]
-
-
 def test_a_bounded_mailbox_keeps_its_bound_over_restarts(context, tmp_path):
     gate = tmp_path / "gate"
     with Actor(Recorder(), context=context, on_failure=FOREVER, maxsize=2) as actor:
@@ -318,41 +276,11 @@ def test_restart_takes_what_can_be_right(arguments, error):
         Actor(Counter(), on_failure=Restart)
 
 
-#: It divides the page size: Linux may cut a killed process's write to a file between two pages, and nowhere else.
-ENTRY = struct.Struct("<QQ")
-
-
-class Journal:
-    """Writes down what it executes, so that it outlives the process; and answers."""
-
-    def __init__(self, path):
-        self.file = open(path, "ab", buffering=0)
-
-    def __reduce__(self):
-        return Journal, (self.file.name,)
-
-    def write(self, sender, number):
-        os.write(self.file.fileno(), ENTRY.pack(sender, number))
-
-    def echo(self, value):
-        return value
-
-
-def _send(proxy, sender, least, gate):
-    """Sends so many at least, and on until the gate is there; writes down how many."""
-    for number in itertools.count():
-        if number >= least and number % 100 == 0 and os.path.exists(gate):
-            break
-        proxy.write(sender, number)
-    with open(f"{gate}.{sender}", "w") as file:
-        file.write(str(number))
-
-
 def test_a_hundred_kills_under_load_lose_what_was_executing_at_most(context, tmp_path):
     kills, count, senders = (100, 66_667, 3) if context.get_start_method() == "fork" else (20, 10_000, 3)
     path, gate = tmp_path / "journal", tmp_path / "gate"
     with Actor(functools.partial(Journal, path), context=context, on_failure=FOREVER) as actor:
-        processes = [context.Process(target=_send, args=(actor.proxy, i, count, gate)) for i in range(senders)]
+        processes = [context.Process(target=send, args=(actor.proxy, i, count, gate)) for i in range(senders)]
         for process in processes:
             process.start()
         asks, unanswered = itertools.count(), []
@@ -405,17 +333,6 @@ def test_waiting_for_its_end_is_not_over_at_a_restart(context, tmp_path):
         assert pid != ask(actor.proxy.pid).result(LIMIT) == actor.pid
 
 
-class Asks(Recorder):
-    """Dies while it waits for a reply; the next process asks somebody else."""
-
-    def ask_and_die(self, slow, gate):
-        ask(slow.wait_for, gate)
-        self.kill()
-
-    def ask_for_echo(self, other, value):
-        return ask(other.echo, value).result(LIMIT)
-
-
 @pytest.mark.parametrize("acquainted", [False, True])
 def test_the_next_process_gets_no_replies_to_the_dead_one(context, tmp_path, acquainted):
     gate = tmp_path / "gate"
@@ -460,13 +377,6 @@ def test_replies_kept_for_one_asker_are_written_down_until_he_takes_them(context
         eventually(lambda: [] == [name for name in os.listdir(directory) if name.startswith("journal")])
 
 
-class Hoarder:
-    """Asks, and never looks at the replies."""
-
-    def ask_much(self, proxy):
-        self.futures = [ask(proxy.repeat, "x", 3000) for i in range(60)]
-
-
 def test_sigterm_ends_it_also_where_the_message_in_execution_fails(context, tmp_path):
     gate = tmp_path / "gate"
     with Actor(FailsAtGate(), context=context, on_failure=FOREVER) as actor:
@@ -477,20 +387,6 @@ def test_sigterm_ends_it_also_where_the_message_in_execution_fails(context, tmp_
         assert actor.join(LIMIT)
         with pytest.raises((ActorClosed, ActorDied)):
             actor.proxy.note(1)
-
-
-class FailsAtGate(Recorder):
-    def fail_at(self, gate):
-        self.wait_for(gate)
-        raise ValueError("too late")
-
-
-class NeverStarts:
-    def __init__(self):
-        raise OSError("no database")
-
-    def value(self):
-        return 1
 
 
 def test_close_ends_one_that_never_starts(context):

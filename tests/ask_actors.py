@@ -1,0 +1,139 @@
+"""What the tests of ask wrap, send, and run in processes. Without pytest, so that a spawned one starts soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from support import LIMIT, Recorder
+
+from pactor import _current, ask
+
+
+class TwoArguments(Exception):
+    """Pickles, and does not load: its __init__ wants two arguments."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class Unpicklable(Exception):
+    def __init__(self):
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class Falsy(Exception):
+    def __len__(self):
+        return 0
+
+
+def refuse():
+    raise ValueError("refused to load")
+
+
+class Unloadable:
+    def __reduce__(self):
+        return refuse, ()
+
+
+class Fails:
+    def fail(self, name):
+        if name == "two":
+            raise TwoArguments(1, 2)
+        if name == "unpicklable":
+            raise Unpicklable()
+        try:
+            return {}["missing"]
+        except KeyError as error:
+            raise {"value": ValueError, "stop": StopIteration, "base": BaseException}[name]("told") from error
+
+    def make(self):
+        return threading.Lock()
+
+    def lose(self):
+        return Unloadable()
+
+    def alive(self):
+        return True
+
+
+class Asker:
+    def __init__(self, proxy):
+        self.proxy = proxy
+
+    def ask_and_sleep(self, count):
+        futures = [ask(self.proxy.note, i) for i in range(count)]
+        time.sleep(0.2)
+        return sum(future.result(LIMIT) is None for future in futures)
+
+    def ask_many(self, count):
+        return [ask(self.proxy.echo, i).result(LIMIT) for i in range(count)]
+
+
+def hammer(proxy):
+    while True:
+        ask(proxy.note, os.getpid())
+        ask(proxy.echo, bytes(100_000)).result()
+
+
+class Flooder:
+    """Sends to its peer as fast as it can, which does the same."""
+
+    def __init__(self):
+        self.count = 0
+
+    def flood(self, peer, n):
+        for _ in range(n):
+            peer.receive()
+
+    def receive(self):
+        self.count += 1
+
+    def received(self):
+        return self.count
+
+
+class AsksOnSignals(Recorder):
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def on_start(self):
+        signal.signal(signal.SIGUSR1, self.answer)
+
+    def answer(self, *_):
+        self.seen.append(ask(self.other.wait_for, self.gate).result(LIMIT))
+
+    def set_gate(self, gate):
+        self.gate = gate
+        return os.getpid()
+
+
+class AsksBeforeItWaits(AsksOnSignals):
+    """Is hit by the signal where it has found its mailbox empty and does not wait yet."""
+
+    def set_gate(self, gate):
+        hit_before(_current._loop, "_wait")
+        return super().set_gate(gate)
+
+
+class AsksWhileItClears(AsksOnSignals):
+    """Is hit by the signal where all that it has received is executed, and to be forgotten."""
+
+    def set_gate(self, gate):
+        hit_before(_current._loop._inbox, "_clear")
+        return super().set_gate(gate)
+
+
+def hit_before(obj, name):
+    method = getattr(obj, name)
+
+    def hit_and_call():
+        setattr(obj, name, method)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        method()
+
+    setattr(obj, name, hit_and_call)
