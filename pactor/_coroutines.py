@@ -17,6 +17,7 @@ import contextlib
 import inspect
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -46,6 +47,7 @@ class AsyncLoop(Loop):
         super().__init__(*args)
         assert isinstance(self.poll, _waiting.Bundle)
         self._poll_fd = self.poll.fileno()
+        self._turn_behind_signals()
         self._concurrency = concurrency
         self._driver: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -143,6 +145,8 @@ class AsyncLoop(Loop):
         if not self._attention:
             deadline = self._deadline()
             self._bell = self._aio.create_future()
+            if self._is_due():  # a signal handler came before this line, and found no bell
+                self._ring()
             timer = None if deadline is None else self._aio.call_at(deadline, self._ring)
             if not self._listens:
                 self._listens = True
@@ -166,6 +170,17 @@ class AsyncLoop(Loop):
             if not self._reads_ahead:
                 self.poll.register(self._fifo, select.POLLIN)
             self._reads_ahead = False
+
+    def _turn_behind_signals(self) -> None:
+        """Has the event loop look for what is ready behind each signal handler, also one that it does not know.
+
+        It sleeps on otherwise. To have a handler of its own sets it up for all signals; this one is ignored by default.
+        """
+        self._aio.add_signal_handler(signal.SIGURG, lambda: None)
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)  # many come to a method that is busy
+
+    def _is_due(self) -> bool:
+        return self._attention or (len(self._tasks) < self._concurrency and super()._is_due())
 
     def _ring(self) -> None:
         """Ends the driver's wait."""

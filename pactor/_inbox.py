@@ -14,7 +14,10 @@ Rules:
 3. The next reader takes up what a killed one left with `recover`: no frame twice, and none lost but one that was
    handed out.
 
-An inbox has one reader at a time; its mailbox sees to that.
+An inbox has one reader at a time; its mailbox sees to that. But a signal handler of the reader may wait, and read
+the same inbox in the middle of the code here. CPython lets it in behind a call, at the beginning of a function, and
+where a loop turns, and nowhere else: so what belongs together stands between two calls, and what a call was made
+for is looked at again behind it.
 """
 
 from __future__ import annotations
@@ -40,21 +43,22 @@ _FRAMES = 64  # where the frames begin, in bytes
 _UNKNOWN = (1 << 64) - 1  # value of _END: look from the offset on, and there may be rubbish behind it
 
 _CLOSE = _wire.frame(_wire.CLOSE, b"", b"")
-_frame_header = _wire.HEADER.unpack_from
 
 
 def create(path: str, fifo: int) -> None:
     """Makes an empty inbox. Raises OSError where there is no room for it."""
-    _allocate(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FRAMES + 2 * _wire.capacity(fifo))
+    os.close(_allocate(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FRAMES + 2 * _wire.capacity(fifo)))
 
 
-def _allocate(path: str, flags: int, size: int) -> None:
+def _allocate(path: str, flags: int, size: int) -> int:
     """Has the file take up all of its size. A mapping could not say later that there is no room: SIGBUS would."""
     fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
     try:
         os.posix_fallocate(fd, 0, size)
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 def set_reader(path: str, pid: int) -> None:
@@ -95,11 +99,15 @@ def _store(path: str, word: int, value: int) -> None:
 class Inbox:
     """The frames of one mailbox: `pull` brings them from the FIFO, `take` hands them out."""
 
+    _view: memoryview
+    _words: memoryview
+    _capacity: int
+
     def __init__(self, path: str, fifo: int) -> None:
         self._path = path
         self._fifo = fifo
         self._chunk = _wire.capacity(fifo)
-        self._least = _FRAMES + 2 * self._chunk
+        self._least = 2 * self._chunk
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
             self._mapping = mmap.mmap(fd, 0)
@@ -109,9 +117,9 @@ class Inbox:
         self._position = 0
         self._end = 0
         self.kind = 0
-        #: Whether it is being changed: a signal handler that finds it so must not read. What the handler waits for does
-        #: not come then if it depends on room here.
-        self.is_busy = False
+        self._is_reading = False  # also where an exception, or a signal handler, came before the end was noted
+        self._rescues = 0  # how often another noted it
+        self._truncations = 0
 
     def close(self) -> None:
         """Lets go of the memory; what is in it stays for the next reader."""
@@ -123,11 +131,19 @@ class Inbox:
 
     def recover(self) -> bytes | None:
         """Takes up the inbox where its last reader left it; returns the frame handed out last, as `take` did."""
-        if self._mapping.size() != len(self._mapping):
-            self._resize(self._mapping.size())
+        size = self._mapping.size()
+        if size > len(self._mapping):
+            self._words.release()
+            self._view.release()
+            try:
+                self._mapping.resize(size)
+            finally:
+                self._look()
+        self._capacity = size - _FRAMES
+        self._is_reading = False
         offset, state = self._words[_WORD] >> 2, self._words[_WORD] & 3
         if state == CLEARING:
-            self._end = self._capacity
+            self._position = self._end = self._capacity
             self._clear()
             return None
         hint = self._words[_END]
@@ -136,29 +152,29 @@ class Inbox:
         while (size := self._size_at(self._end)) and self._end + size + 2 <= self._capacity:
             self._end += size
         if hint == _UNKNOWN or size:  # rubbish, which must not follow later frames
-            self._erase(self._end, self._capacity)
+            self._view[_FRAMES + self._end : _FRAMES + self._capacity] = _zeros[: self._capacity - self._end]
         self._words[_END] = self._end
         return self.take() if state == EXECUTING else None
 
     def pull(self) -> int:
         """Reads what the FIFO holds, behind what is here; returns how many bytes came."""
-        self.is_busy = True
-        try:
-            return self._pull()
-        finally:
-            self.is_busy = False
-
-    def _pull(self) -> int:
-        if self._end + self._chunk + _wire.HEADER_SIZE + 2 > self._capacity:
+        if self._words[_WORD] == CLEARING:  # and all of it is done: a signal handler interrupts its last call
+            self._words[_WORD] = READY
+        if self._is_reading:
+            self._rescue()
+        while self._end + self._chunk + _wire.HEADER_SIZE + 2 > self._capacity:
             self._make_room()
         start = _FRAMES + self._end
         closing = self._words[_CLOSING]
+        rescues = self._rescues
+        self._is_reading = True
         try:
             count = os.readv(self._fifo, [self._view[start : start + self._chunk]])
         except BlockingIOError:
-            if not closing:
-                return 0
             count = 0
+        if self._rescues != rescues:
+            return count
+        self._is_reading = False
         if closing:
             self._mapping[start + count : start + count + _wire.HEADER_SIZE] = _CLOSE
             self._words[_CLOSING] = 0  # last: two CLOSEs say the same, none says that there is no end
@@ -174,24 +190,20 @@ class Inbox:
         """
         position = self._position
         if position == self._end:
-            if position:
-                self.is_busy = True
-                try:
-                    if self.is_empty():  # or else a signal handler has read more in between
-                        self._clear()
-                finally:
-                    self.is_busy = False
+            if position or self._is_reading:
+                self._clear()
+                if not self.is_empty():
+                    return self.take()
             return None
-        start = _FRAMES + position
-        size, self.kind = _frame_header(self._mapping, start)
-        if position != self._position:  # a signal handler has read more in between, for which all had to move
-            return self.take()
+        mapping, start = self._mapping, _FRAMES + position
+        size = mapping[start] | mapping[start + 1] << 8
         if not _wire.HEADER_SIZE <= size <= self._end - position:
             self._discard()
             return None
+        self.kind = mapping[start + 2]
         self._words[_WORD] = position << 2 | EXECUTING
         self._position = position + size
-        return self._mapping[start + _wire.HEADER_SIZE : start + size]
+        return mapping[start + _wire.HEADER_SIZE : start + size]
 
     def is_empty(self) -> bool:
         return self._position == self._end
@@ -225,53 +237,90 @@ class Inbox:
 
     def _discard(self) -> None:
         """Where rubbish begins nobody can tell where the next frame does."""
-        _log.error("%d bytes that are no message came to a mailbox: discarded", self._end - self._position)
+        count = self._end - self._position
+        self._position = self._end
         self._clear()
+        _log.error("%d bytes that are no message came to a mailbox: discarded", count)
 
     def _size_at(self, offset: int) -> int:
         return self._mapping[_FRAMES + offset] | self._mapping[_FRAMES + offset + 1] << 8
 
+    def _rescue(self) -> None:
+        """Notes the end of what somebody has read who was interrupted."""
+        self._rescues += 1
+        while size := self._mapping[_FRAMES + self._end] | self._mapping[_FRAMES + self._end + 1] << 8:
+            if self._end + size + 2 > self._capacity:  # rubbish
+                return
+            self._end += size
+
     def _clear(self) -> None:
+        """Begins at the front again, if all was handed out."""
+        if self._is_reading:
+            self._rescue()
+        end = self._end
+        if self._position != end:
+            return
         self._words[_WORD] = CLEARING
-        if len(self._mapping) > self._least:
-            self._resize(self._least)
-        self._erase(0, min(self._end, self._capacity))
+        has_grown = self._capacity > self._least
+        if has_grown:
+            self._capacity = self._least
+            self._truncations += 1
+        if end > self._capacity:
+            end = self._capacity
+        self._view[_FRAMES : _FRAMES + end] = _zeros[:end]
         self._position = self._end = 0
         self._words[_END] = 0
-        self._words[_WORD] = READY
+        if has_grown:
+            try:
+                os.truncate(self._path, _FRAMES + self._least)
+            except FileNotFoundError:
+                pass
+        if self._words[_WORD] == CLEARING:
+            self._words[_WORD] = READY
 
     def _make_room(self) -> None:
         word = self._words[_WORD]
         offset, state = word >> 2, word & 3
-        length = self._end - offset
+        end, length = self._end, self._end - offset
         if length + 2 > offset or offset < self._capacity // 2:
-            size = _FRAMES + 2 * self._capacity
-            _allocate(self._path, os.O_RDWR, size)
-            self._resize(size)
-            return
+            return self._grow()
         # The free half in front takes the rest, and a 0 behind it. The word makes the copy the truth; only then is
         # the original erased.
-        self._view[_FRAMES : _FRAMES + length] = self._view[_FRAMES + offset : _FRAMES + self._end]
-        self._erase(length, length + 2)
+        self._view[_FRAMES : _FRAMES + length] = self._view[_FRAMES + offset : _FRAMES + end]
+        self._view[_FRAMES + length : _FRAMES + length + 2] = _zeros[:2]
         self._words[_END] = _UNKNOWN
         self._words[_WORD] = state
-        self._erase(length, self._end)
+        self._view[_FRAMES + length : _FRAMES + end] = _zeros[: end - length]
         self._words[_END] = length
         self._position -= offset
         self._end = length
 
-    def _erase(self, start: int, end: int) -> None:
-        self._mapping[_FRAMES + start : _FRAMES + end] = bytes(end - start)
-
-    def _resize(self, size: int) -> None:
-        self._words.release()
-        self._view.release()
+    def _grow(self) -> None:
+        truncations = self._truncations
+        fd = _allocate(self._path, os.O_RDWR, _FRAMES + 2 * self._capacity)
         try:
-            self._mapping.resize(size)
+            mapping = mmap.mmap(fd, 0)
         finally:
-            self._look()
+            os.close(fd)
+        view, words = _views(mapping)
+        size = len(mapping) - _FRAMES
+        # Both mappings are of the same file. But a signal handler may have made it shorter again, or longer still.
+        if truncations == self._truncations and size > self._capacity:
+            self._mapping, self._view, self._words, self._capacity = mapping, view, words, size
 
     def _look(self) -> None:
-        self._view = memoryview(self._mapping)
-        self._words = self._view[:_FRAMES].cast("Q")
+        self._view, self._words = _views(self._mapping)
         self._capacity = len(self._mapping) - _FRAMES
+
+
+def _views(mapping: mmap.mmap) -> tuple[memoryview, memoryview]:
+    """The bytes of a mapping, and the words at its beginning. What erases it, is long enough then, too."""
+    global _zeros
+    if len(_zeros) < len(mapping):
+        _zeros = memoryview(bytes(len(mapping)))
+    view = memoryview(mapping)
+    return view, view[:_FRAMES].cast("Q")
+
+
+#: To erase with: to make as many takes a call.
+_zeros = memoryview(b"")

@@ -227,7 +227,7 @@ class Loop:
     # A reader for whoever waits in this process, see _waiting.
 
     def claim(self) -> bool:
-        return threading.get_ident() == self.thread and not self._inbox.is_busy
+        return threading.get_ident() == self.thread
 
     def register(self, poll: _waiting.Poll) -> None:
         poll.register(self._fifo, select.POLLIN)

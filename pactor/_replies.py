@@ -324,15 +324,17 @@ class Replies:
 
     def _receive(self) -> int:
         """Reads what has arrived and hands it out; returns how much there was."""
-        self._in_doubt = True
+        in_doubt, self._in_doubt = self._in_doubt, True
         came = self._inbox.pull()
         self._hand_out()
-        self._in_doubt = False
+        self._in_doubt = in_doubt
         return came
 
     def _hand_out(self) -> None:
+        kind = self._inbox.kind  # a signal handler may have come in here between a frame and its kind
         while (body := self._inbox.take()) is not None:
             self._resolve(self._inbox.kind, body)
+        self._inbox.kind = kind
 
     def _resolve(self, kind: int, data: bytes) -> None:
         """Hands a reply to its future. Done twice, it does nothing the second time."""

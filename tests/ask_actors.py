@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 
-from support import LIMIT, Recorder
+from support import LIMIT, Recorder, hit_before
 
 from pactor import _current, ask
 
@@ -126,14 +126,3 @@ class AsksWhileItClears(AsksOnSignals):
     def set_gate(self, gate):
         hit_before(_current._loop._inbox, "_clear")
         return super().set_gate(gate)
-
-
-def hit_before(obj, name):
-    method = getattr(obj, name)
-
-    def hit_and_call():
-        setattr(obj, name, method)
-        os.kill(os.getpid(), signal.SIGUSR1)
-        method()
-
-    setattr(obj, name, hit_and_call)

@@ -6,13 +6,47 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 
-from support import LIMIT, Recorder, eventually, touch
+from support import LIMIT, Recorder, eventually, hit_before, touch
 
-from pactor import ask, current_actor, watch
+from pactor import _current, ask, current_actor, watch
+
+
+class OnSignals(Recorder):
+    """Has a handler of SIGUSR1 that its event loop does not know of."""
+
+    async def is_idle(self):
+        return True
+
+    def resolve(self, value):
+        future = concurrent.futures.Future()
+        signal.signal(signal.SIGUSR1, lambda *_: future.set_result(value))
+        return future
+
+    def call_later(self, value):
+        future = concurrent.futures.Future()
+        enqueue_later = current_actor().enqueue_later
+        signal.signal(signal.SIGUSR1, lambda *_: enqueue_later(0.01, self.end, value))
+        self.future = future
+        return future
+
+    def end(self, value):
+        self.future.set_result(value)
+
+    def hit_before_it_sleeps(self):
+        hit_before(_current._loop, "_deadline")
+
+    def handle_many(self):
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        for _ in range(3000):
+            signal.raise_signal(signal.SIGUSR1)
+
+    def wait(self, proxy, gate):
+        signal.signal(signal.SIGUSR1, lambda *_: ask(proxy.wait_for, gate).result(LIMIT))
 
 
 class Waiter(Recorder):

@@ -81,6 +81,18 @@ def frames_in(data):
         position += size
 
 
+def hit_before(obj, name):
+    """Has this process get a SIGUSR1 right before the next call of a method."""
+    method = getattr(obj, name)
+
+    def hit_and_call():
+        setattr(obj, name, method)
+        signal.raise_signal(signal.SIGUSR1)
+        return method()
+
+    setattr(obj, name, hit_and_call)
+
+
 def store(directory, obj):
     """Stores an object as a large one is; returns the file's name."""
     return _wire._stored(directory, *_wire._pickled(obj))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import logging
 import os
 import pickle
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import CancelledError, as_completed, wait
 
 import pytest
@@ -23,7 +25,7 @@ from ask_actors import (
     Unloadable,
     hammer,
 )
-from support import LIMIT, Counter, Recorder, eventually, reached
+from support import LIMIT, Counter, Recorder, eventually, reached, results
 
 from pactor import Actor, ActorDied, ActorError, Future, RemoteError, ask
 
@@ -420,6 +422,38 @@ def test_a_signal_handler_may_wait_for_another_reply(context, on_alarm):
         future = ask(one.proxy.sleep, 0.05)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         assert 0.05 == future.result(LIMIT / 10)
+
+
+def test_a_signal_handler_may_ask_where_replies_are_being_read(recorder, monkeypatch):
+    def read_and_hit(fd, buffers):
+        count = readv(fd, buffers)
+        monkeypatch.undo()
+        asked.append(ask(recorder.echo, "of the handler").result(LIMIT))
+        return count
+
+    readv, asked = os.readv, []
+    for i in range(20):
+        futures = [ask(recorder.echo, i), ask(recorder.echo, -i)]
+        monkeypatch.setattr(os, "readv", read_and_hit)
+        assert [i, -i] == results(futures)
+    assert 20 == len(asked)
+
+
+def test_a_signal_handler_may_ask_again_and_again(context, on_alarm):
+    def handler(*_):
+        handled.append(ask(actor.proxy.echo, len(handled)).result(LIMIT))
+        signal.setitimer(signal.ITIMER_REAL, 0.0003 + time.monotonic_ns() % 100 * 1e-6)
+
+    handled = []
+    with Actor(Recorder(), context=context) as actor:
+        on_alarm(handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        for i in itertools.count():
+            assert i == ask(actor.proxy.echo, i).result(LIMIT)
+            if len(handled) > 300:
+                break
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert [*range(len(handled))] == handled
 
 
 @pytest.mark.parametrize("cls", [AsksOnSignals, AsksBeforeItWaits, AsksWhileItClears])

@@ -11,10 +11,21 @@ import os
 import signal
 
 import pytest
-from async_actors import Beside, Crowd, Disguised, Exclusive, Flooder, Hooks, StartsSlowly, Unsendable, Waiter
+from async_actors import (
+    Beside,
+    Crowd,
+    Disguised,
+    Exclusive,
+    Flooder,
+    Hooks,
+    OnSignals,
+    StartsSlowly,
+    Unsendable,
+    Waiter,
+)
 from fault_support import unread
 from programs import METHODS, run
-from support import LIMIT, Recorder, eventually, reached, results
+from support import LIMIT, Recorder, eventually, reached, results, sleeps
 from test_actor import run_program
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, ask, tell
@@ -429,6 +440,39 @@ def test_ctrl_c_ends_it_in_silence(method, tmp_path):
     assert "ended " == (tmp_path / "program.py.log").read_text()
     assert 1 == result.stderr.count("Traceback"), result.stderr
     assert result.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("is_idle", [True, False])
+@pytest.mark.parametrize("do", ["resolve", "call_later"])
+def test_a_signal_handler_that_its_event_loop_does_not_know_wakes_it(context, do, is_idle):
+    with Actor(OnSignals(), context=context) as actor:
+        future = ask(getattr(actor.proxy, do), "value")
+        if is_idle:
+            assert ask(actor.proxy.is_idle).result(LIMIT)
+            eventually(lambda: sleeps(actor.pid))
+            os.kill(actor.pid, signal.SIGUSR1)
+        else:
+            actor.proxy.hit_before_it_sleeps()
+        assert "value" == future.result(LIMIT / 10)
+
+
+def test_what_comes_while_such_a_handler_waits_is_executed_behind_it(context, gate):
+    with Actor(Recorder(), context=context) as other, Actor(OnSignals(), context=context) as actor:
+        ask(actor.proxy.wait, other.proxy, gate).result(LIMIT)
+        eventually(lambda: sleeps(actor.pid))
+        os.kill(actor.pid, signal.SIGUSR1)
+        reached(gate)
+        future = ask(actor.proxy.is_idle)
+        eventually(lambda: not unread(actor._way.file))
+        gate.touch()
+        assert future.result(LIMIT / 10)
+
+
+def test_many_signals_that_come_to_a_busy_method_are_no_news(context, capfd):
+    """Each of them fills the way by which an event loop hears of them."""
+    with Actor(OnSignals(), context=context) as actor:
+        ask(actor.proxy.handle_many).result(LIMIT)
+    assert "" == capfd.readouterr().err
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import resource
+import shutil
 import types
 
 import pytest
@@ -52,34 +53,6 @@ def bodies(inbox):
 
 def test_is_empty_at_first(inbox):
     assert (None, False, None, 0) == (inbox.recover(), inbox.pull(), inbox.take(), len(inbox))
-
-
-def test_a_signal_handler_may_read_while_a_frame_is_handed_out(inbox, fifo, monkeypatch):
-    """Also where what it reads has the frames moved to the front."""
-    numbers = itertools.count()
-
-    def put(count):
-        for _ in range(count):
-            os.write(fifo, frame(next(numbers), 100))
-
-    def interrupted(*args):
-        monkeypatch.undo()
-        put(5)
-        assert inbox.pull()
-        assert inbox._position < moved_from
-        return header
-
-    put(40)
-    inbox.pull()
-    found = [inbox.take() for _ in range(39)]
-    put(25)
-    inbox.pull()
-    found += [inbox.take() for _ in range(19)]
-    moved_from = inbox._position
-    header = _inbox._frame_header(inbox._mapping, _inbox._FRAMES + moved_from)
-    monkeypatch.setattr(_inbox, "_frame_header", interrupted)
-    found += bodies(inbox)
-    assert [body(i, 100) for i in range(70)] == found
 
 
 def test_hands_out_frames_in_order_with_their_kinds(inbox, fifo):
@@ -240,6 +213,91 @@ def test_all_that_it_grows_by_is_there(inbox, fifo, path):
     assert path.stat().st_size <= 512 * path.stat().st_blocks
 
 
+# What a reader does, and a signal handler of its that waits, where such a one may come: behind calls, and at the
+# beginning of functions. There it reads on, or takes all that there is, or both.
+
+CALLS = [
+    *((os, name, "after") for name in ("readv", "truncate")),
+    *((_inbox, name, when) for name in ("_allocate", "_views") for when in ("before", "after")),
+    *((Inbox, name, when) for name in ("_clear", "_make_room", "_grow") for when in ("before", "after")),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "when"), CALLS, ids=[f"{when} {name}" for _, name, when in CALLS])
+def test_a_signal_handler_may_read_anywhere(tmp_path, fifo, owner, name, when, monkeypatch, caplog):
+    function = getattr(owner, name)
+    comes = 0
+
+    def hit(*args, **kwargs):
+        if when == "before":
+            handler()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if when == "after":
+                handler()
+
+    def handler():
+        nonlocal comes
+        monkeypatch.undo()
+        comes += 1
+        if name == "readv" and choice.randrange(3) == 0:
+            do("take all")
+            assert sent == found  # which came at once
+        for _ in range(choice.choice([1, 4, 50])):
+            do_something()
+        if choice.randrange(2):
+            check_successor()
+
+    def check_successor():
+        """Who takes up the inbox now finds in it what was not handed out."""
+        inbox.pull()
+        shutil.copy(path, copy)
+        other = Inbox(copy, fifo)
+        other.recover()
+        assert [*inbox._frames(inbox._position)] == [*other._frames(other._position)]
+        other.close()
+
+    def do_something():
+        do(choice.choice(["send"] * 4 + ["pull"] * 3 + ["take"] * 2 + ["take all"] * (seed % 2)))
+
+    def do(what):
+        if what == "send":
+            with contextlib.suppress(BlockingIOError):
+                os.write(fifo, frame(len(sent), choice.choice([10, 60, 900, 4000])))
+                sent.append(len(sent))
+        elif what == "pull":
+            inbox.pull()
+        else:
+            while (data := inbox.take()) is not None:
+                found.append(int(data))
+                if what == "take":
+                    return
+
+    for seed in range(20):
+        choice = random.Random(seed)
+        sent, found = [], []
+        path, copy = tmp_path / f"{seed}", tmp_path / "copy"
+        _inbox.create(path, fifo)
+        inbox = Inbox(path, fifo)
+        for _ in range(60):
+            earlier = comes
+            monkeypatch.setattr(owner, name, hit)
+            do_something()
+            monkeypatch.undo()
+            if comes > earlier:
+                check_successor()
+        do("take all")
+        while inbox.pull():
+            do("take all")
+        assert sent == found, seed
+        assert path.stat().st_size >= _inbox._FRAMES + inbox._capacity
+        inbox.close()
+        assert not path.read_bytes()[_inbox._FRAMES :].strip(b"\0")
+    assert comes
+    assert not caplog.records
+
+
 # What a reader does, until it is killed.
 
 
@@ -287,22 +345,23 @@ def _store(set_item, key, value, stores):
     stores(lambda: set_item(key, value), half)
 
 
-def watched(path, fifo, stores, monkeypatch):
+@contextlib.contextmanager
+def watched(path, fifo, stores):
+    """A reader whose stores, and truncations of the file, are counted."""
+
     class Mapping(mmap.mmap):
         def __setitem__(self, key, value):
             _store(super().__setitem__, key, value, stores)
 
-        def resize(self, size):
-            stores(lambda: mmap.mmap.resize(self, size), lambda: os.truncate(path, size))
+    def truncate(path, size):
+        stores(lambda: os.truncate(path, size), lambda: None)
 
-    class Watched(Inbox):
-        def _look(self):
-            super()._look()
-            self._view, self._words = View(self._view, stores), View(self._words, stores)
-
-    with monkeypatch.context() as patch:
+    views = _inbox._views
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_inbox, "_views", lambda mapping: [View(view, stores) for view in views(mapping)])
         patch.setattr(_inbox, "mmap", types.SimpleNamespace(mmap=Mapping))
-        return Watched(path, fifo)
+        patch.setattr(_inbox, "os", types.SimpleNamespace(**{**vars(os), "truncate": truncate}))
+        yield Inbox(path, fifo)
 
 
 class Run:
@@ -348,7 +407,7 @@ def scripts():
 
 
 @pytest.mark.parametrize("script", [pytest.param(script, id=name) for name, script in scripts()])
-def test_killed_at_any_store_it_loses_nothing_and_repeats_nothing(tmp_path, fifo, script, monkeypatch):
+def test_killed_at_any_store_it_loses_nothing_and_repeats_nothing(tmp_path, fifo, script):
     """Nor if the next reader is killed at any store of its recovery, and of the first that it receives."""
     finished = False
     for halves in itertools.count():
@@ -356,13 +415,12 @@ def test_killed_at_any_store_it_loses_nothing_and_repeats_nothing(tmp_path, fifo
             path = tmp_path / f"{halves}-{again}"
             _inbox.create(path, fifo)
             run = Run(script, path, fifo)
-            with contextlib.suppress(Killed):
-                run.go(watched(path, fifo, Stores(halves), monkeypatch))
+            with contextlib.suppress(Killed), watched(path, fifo, Stores(halves)) as first:
+                run.go(first)
                 finished = True
             run.send(900)
             recovered = False
-            with contextlib.suppress(Killed):
-                second = watched(path, fifo, Stores(again), monkeypatch)
+            with contextlib.suppress(Killed), watched(path, fifo, Stores(again)) as second:
                 second.recover()
                 second.pull()
                 recovered = True

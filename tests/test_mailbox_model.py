@@ -50,9 +50,9 @@ PUTTING = {
     "before pactor._inbox:Inbox.pull": ("full", False),
     "after pactor._inbox:Inbox.pull": ("full", False),
     "before pactor._inbox:Inbox._make_room": ("full", False),
-    "before pactor._inbox:Inbox._resize": ("full", False),
-    "after pactor._inbox:Inbox._resize": ("full", False),
-    "after pactor._inbox:Inbox._erase": ("full", False),
+    "before pactor._inbox:Inbox._grow": ("full", False),
+    "after pactor._inbox:_allocate": ("full", False),
+    "after pactor._inbox:Inbox._grow": ("full", False),
 }
 
 #: Where a large item has no file yet that would be left.
@@ -72,8 +72,8 @@ GETTING = {
     "after pactor._inbox:Inbox.pull": ("any", False),
     "before pactor._inbox:Inbox._clear": ("none", False),
     "after pactor._inbox:Inbox._clear": ("none", False),
-    "after pactor._inbox:Inbox._resize": ("none", False),
-    "after pactor._inbox:Inbox._erase": ("none", False),
+    "before os:truncate": ("none", False),
+    "after os:truncate": ("none", False),
     "after pactor._inbox:Inbox.take": ("any", None),
     "before pactor._wire:claim": ("large", True),
     "after pactor._wire:claim": ("large", True),
