@@ -175,6 +175,9 @@ class Channel:
             except BaseException:
                 os.close(file)
                 raise
+            if self.file >= 0:  # a signal handler has opened it meanwhile
+                os.close(file)
+                return
             self.file = file
             self.choose_way()
 

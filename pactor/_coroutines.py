@@ -57,9 +57,11 @@ class AsyncLoop(Loop):
         self._time_to_end = _CANCELLED
         self._bell: asyncio.Future[None] | None = None
         self._listens = False
+        self._is_ahead = False  # waits while no message may begin
 
     def run(self) -> None:
         """Executes messages until the end; raises Stop."""
+        self._turn_behind_signals()  # again: the wrapped object may have run another event loop when it was made
         while True:
             if self._driver is None or self._driver.done():
                 self._driver = self._aio.create_task(self._drive())
@@ -93,6 +95,7 @@ class AsyncLoop(Loop):
         # What methods have left to run beside them; of themselves, those that go on have had their time.
         self._cancel(asyncio.all_tasks(self._aio) - self._tasks)
         self._wait_for({self._aio.create_task(self._aio.shutdown_asyncgens())})
+        signal.set_wakeup_fd(-1)  # before the loop closes it
         self._aio.close()
         super().end(ending)
 
@@ -161,6 +164,7 @@ class AsyncLoop(Loop):
 
     async def _idle_ahead(self) -> None:
         """The same while no message may begin: some are received, in case that what runs waits for their senders."""
+        self._is_ahead = True
         self._reads_ahead = not self._mailbox.slots and self._inbox.unread < _READ_AHEAD
         if not self._reads_ahead:
             self.poll.unregister(self._fifo)
@@ -169,18 +173,19 @@ class AsyncLoop(Loop):
         finally:
             if not self._reads_ahead:
                 self.poll.register(self._fifo, select.POLLIN)
-            self._reads_ahead = False
+            self._is_ahead = self._reads_ahead = False
 
     def _turn_behind_signals(self) -> None:
         """Has the event loop look for what is ready behind each signal handler, also one that it does not know.
 
         It sleeps on otherwise. To have a handler of its own sets it up for all signals; this one is ignored by default.
         """
-        self._aio.add_signal_handler(signal.SIGURG, lambda: None)
+        with contextlib.suppress(NotImplementedError):  # by a policy's event loop
+            self._aio.add_signal_handler(signal.SIGURG, lambda: None)
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)  # many come to a method that is busy
 
     def _is_due(self) -> bool:
-        return self._attention or (len(self._tasks) < self._concurrency and super()._is_due())
+        return self._attention or (not self._is_ahead and super()._is_due())
 
     def _ring(self) -> None:
         """Ends the driver's wait."""

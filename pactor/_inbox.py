@@ -15,9 +15,10 @@ Rules:
    handed out.
 
 An inbox has one reader at a time; its mailbox sees to that. But a signal handler of the reader may wait, and read
-the same inbox in the middle of the code here. CPython lets it in behind a call, at the beginning of a function, and
-where a loop turns, and nowhere else: so what belongs together stands between two calls, and what a call was made
-for is looked at again behind it.
+the same inbox in the middle of the code here. CPython lets it in at the beginning of a function, behind a call, and
+where the code jumps: where a loop turns, and up to 3.10 also where a condition is false. Up to 3.11 so may the garbage
+collection, where an object is made. So what belongs together stands behind an ``if`` that is true, without a call,
+another ``if`` or a slice of a view.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class Inbox:
         self._fifo = fifo
         self._chunk = _wire.capacity(fifo)
         self._least = 2 * self._chunk
+        self._room = self._chunk + _wire.HEADER_SIZE + 2  # for what a read brings, a CLOSE, and a 0
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
             self._mapping = mmap.mmap(fd, 0)
@@ -158,29 +160,30 @@ class Inbox:
 
     def pull(self) -> int:
         """Reads what the FIFO holds, behind what is here; returns how many bytes came."""
-        if self._words[_WORD] == CLEARING:  # and all of it is done: a signal handler interrupts its last call
-            self._words[_WORD] = READY
-        if self._is_reading:
-            self._rescue()
-        while self._end + self._chunk + _wire.HEADER_SIZE + 2 > self._capacity:
-            self._make_room()
-        start = _FRAMES + self._end
-        closing = self._words[_CLOSING]
-        rescues = self._rescues
-        self._is_reading = True
-        try:
-            count = os.readv(self._fifo, [self._view[start : start + self._chunk]])
-        except BlockingIOError:
-            count = 0
-        if self._rescues != rescues:
-            return count
-        self._is_reading = False
-        if closing:
-            self._mapping[start + count : start + count + _wire.HEADER_SIZE] = _CLOSE
+        while True:
+            view, end = self._view, self._end
+            buffers = [view[_FRAMES + end : _FRAMES + end + self._chunk]]
+            closing, rescues = self._words[_CLOSING], self._rescues
+            is_as_before = (self._end == end) & (self._view is view)
+            has_room = end + self._room <= self._capacity
+            if is_as_before & has_room & (not self._is_reading) & (self._words[_WORD] != CLEARING):
+                self._is_reading = True
+                try:
+                    count = os.readv(self._fifo, buffers)
+                except BlockingIOError:
+                    count = 0
+                break
+            self._prepare()
+        if self._rescues == rescues:
+            self._end += count
+            self._words[_END] = self._end
+            self._is_reading = False
+        if closing and self._words[_CLOSING]:
+            start = _FRAMES + self._end
+            self._mapping[start : start + _wire.HEADER_SIZE] = _CLOSE
+            self._end += _wire.HEADER_SIZE
             self._words[_CLOSING] = 0  # last: two CLOSEs say the same, none says that there is no end
             count += _wire.HEADER_SIZE
-        self._end += count
-        self._words[_END] = self._end
         return count
 
     def take(self) -> bytes | None:
@@ -188,22 +191,19 @@ class Inbox:
 
         None where there is none. To ask for the next is to have finished with the one before.
         """
-        position = self._position
-        if position == self._end:
-            if position or self._is_reading:
-                self._clear()
-                if not self.is_empty():
-                    return self.take()
-            return None
-        mapping, start = self._mapping, _FRAMES + position
-        size = mapping[start] | mapping[start + 1] << 8
-        if not _wire.HEADER_SIZE <= size <= self._end - position:
+        mapping, position = self._mapping, self._position
+        start = _FRAMES + position
+        size = mapping[start] | mapping[start + 1] << 8  # 0 where there is no frame
+        if _wire.HEADER_SIZE <= size <= self._end - position:
+            self.kind = mapping[start + 2]
+            self._words[_WORD] = position << 2 | EXECUTING
+            self._position = position + size
+            return mapping[start + _wire.HEADER_SIZE : start + size]
+        if not self.is_empty():
             self._discard()
-            return None
-        self.kind = mapping[start + 2]
-        self._words[_WORD] = position << 2 | EXECUTING
-        self._position = position + size
-        return mapping[start + _wire.HEADER_SIZE : start + size]
+        elif position or self._is_reading:
+            self._clear()
+        return None if self.is_empty() else self.take()
 
     def is_empty(self) -> bool:
         return self._position == self._end
@@ -230,70 +230,83 @@ class Inbox:
         return self._frames(self._end - count)
 
     def _frames(self, position: int) -> Iterator[tuple[int, bytes]]:
-        while position < self._end and (size := self._size_at(position)):
+        while position < self._end and _wire.HEADER_SIZE <= (size := self._size_at(position)) <= self._end - position:
             start = _FRAMES + position
             yield self._mapping[start + 2], self._mapping[start + _wire.HEADER_SIZE : start + size]
             position += size
 
     def _discard(self) -> None:
         """Where rubbish begins nobody can tell where the next frame does."""
-        count = self._end - self._position
-        self._position = self._end
-        self._clear()
-        _log.error("%d bytes that are no message came to a mailbox: discarded", count)
+        start, count = _FRAMES + self._position, self._end - self._position
+        size = self._mapping[start] | self._mapping[start + 1] << 8
+        if (count > 0) & ((size < _wire.HEADER_SIZE) | (size > count)):
+            self._position = self._end
+            self._clear()
+            _log.error("%d bytes that are no message came to a mailbox: discarded", count)
 
     def _size_at(self, offset: int) -> int:
         return self._mapping[_FRAMES + offset] | self._mapping[_FRAMES + offset + 1] << 8
 
+    def _prepare(self) -> None:
+        """Ends what somebody began who was interrupted, and makes room."""
+        if self._words[_WORD] == CLEARING:  # and all is done but to say so
+            self._words[_WORD] = READY
+        self._rescue()
+        if self._end + self._room > self._capacity:
+            self._make_room()
+
     def _rescue(self) -> None:
-        """Notes the end of what somebody has read who was interrupted."""
-        self._rescues += 1
-        while size := self._mapping[_FRAMES + self._end] | self._mapping[_FRAMES + self._end + 1] << 8:
-            if self._end + size + 2 > self._capacity:  # rubbish
-                return
+        """Notes the end of what was read, for somebody who was interrupted before."""
+        self._rescues += self._is_reading
+        while self._is_reading:
+            size = self._mapping[_FRAMES + self._end] | self._mapping[_FRAMES + self._end + 1] << 8
+            size *= size <= self._capacity - 2 - self._end  # or else it is rubbish
             self._end += size
+            self._is_reading = size > 0
 
     def _clear(self) -> None:
         """Begins at the front again, if all was handed out."""
-        if self._is_reading:
-            self._rescue()
+        self._rescue()
         end = self._end
-        if self._position != end:
-            return
-        self._words[_WORD] = CLEARING
-        has_grown = self._capacity > self._least
-        if has_grown:
+        zeros, least = _zeros[:end], _zeros[: self._least]
+        if self._position == self._end == end and self._capacity == self._least:
+            self._words[_WORD] = CLEARING
+            self._view[_FRAMES : _FRAMES + end] = zeros
+            self._position = self._end = 0
+            self._words[_END] = 0
+            self._words[_WORD] = READY
+        elif self._position == self._end and self._capacity > self._least:
+            self._words[_WORD] = CLEARING
             self._capacity = self._least
             self._truncations += 1
-        if end > self._capacity:
-            end = self._capacity
-        self._view[_FRAMES : _FRAMES + end] = _zeros[:end]
-        self._position = self._end = 0
-        self._words[_END] = 0
-        if has_grown:
+            self._view[_FRAMES : _FRAMES + self._least] = least
+            self._position = self._end = 0
+            self._words[_END] = 0
             try:
                 os.truncate(self._path, _FRAMES + self._least)
             except FileNotFoundError:
                 pass
-        if self._words[_WORD] == CLEARING:
-            self._words[_WORD] = READY
+            if self._words[_WORD] == CLEARING:
+                self._words[_WORD] = READY
 
     def _make_room(self) -> None:
-        word = self._words[_WORD]
+        word, end = self._words[_WORD], self._end
         offset, state = word >> 2, word & 3
-        end, length = self._end, self._end - offset
-        if length + 2 > offset or offset < self._capacity // 2:
-            return self._grow()
-        # The free half in front takes the rest, and a 0 behind it. The word makes the copy the truth; only then is
-        # the original erased.
-        self._view[_FRAMES : _FRAMES + length] = self._view[_FRAMES + offset : _FRAMES + end]
-        self._view[_FRAMES + length : _FRAMES + length + 2] = _zeros[:2]
-        self._words[_END] = _UNKNOWN
-        self._words[_WORD] = state
-        self._view[_FRAMES + length : _FRAMES + end] = _zeros[: end - length]
-        self._words[_END] = length
-        self._position -= offset
-        self._end = length
+        length = end - offset
+        rest, zeros, zero = self._view[_FRAMES + offset : _FRAMES + end], _zeros[:offset], _zeros[:2]
+        if self._words[_WORD] == word and self._end == end and self._capacity // 2 <= offset >= length + 2:
+            # The free half in front takes the rest, and a 0 behind it. The word makes the copy the truth; only then is
+            # the original erased.
+            self._view[_FRAMES : _FRAMES + length] = rest
+            self._view[_FRAMES + length : _FRAMES + length + 2] = zero
+            self._words[_END] = _UNKNOWN
+            self._words[_WORD] = state
+            self._view[_FRAMES + length : _FRAMES + end] = zeros
+            self._words[_END] = length
+            self._position -= offset
+            self._end = length
+        elif self._words[_WORD] == word and self._end == end:
+            self._grow()
 
     def _grow(self) -> None:
         truncations = self._truncations
@@ -316,9 +329,10 @@ class Inbox:
 def _views(mapping: mmap.mmap) -> tuple[memoryview, memoryview]:
     """The bytes of a mapping, and the words at its beginning. What erases it, is long enough then, too."""
     global _zeros
-    if len(_zeros) < len(mapping):
-        _zeros = memoryview(bytes(len(mapping)))
     view = memoryview(mapping)
+    zeros = memoryview(bytes(len(mapping)))
+    if zeros.nbytes > _zeros.nbytes:
+        _zeros = zeros
     return view, view[:_FRAMES].cast("Q")
 
 

@@ -59,6 +59,7 @@ class Replies:
         _inbox.create(f"{mailbox}/inbox", self.fd)
         self._inbox = _inbox.Inbox(f"{mailbox}/inbox", self.fd)
         self._in_doubt = False  # whether the inbox is as its reader left it
+        self._in_hand: list[tuple[int, bytes]] = []  # what was taken from it, and has not come to its future
         self._ask_size = _wire.HEADER_SIZE + _wire.ASK_HEAD.size + len(self._address)
         self._numbers = itertools.count()
         self._pending: dict[int, Future[Any]] = {}
@@ -67,7 +68,7 @@ class Replies:
         self._followers: dict[object, Future[Any]] = {}
         self._helped: set[int] = set()
         self._helper: threading.Thread | None = None
-        self._helping = threading.Lock()
+        self._helping = threading.RLock()
         self._patience = _waiting.Patience()
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
@@ -241,10 +242,8 @@ class Replies:
         if self._depth > 1:  # what this thread waits with may be in use further out
             poll = select.poll()
             self.register(poll)
-        elif self._in_doubt:
-            if (body := self._inbox.recover()) is not None:
-                self._resolve(self._inbox.kind, body)
-            self._in_doubt = False
+        elif self._in_doubt or self._in_hand:
+            self._resume()
         self._hand_out()
         if len(_waiting.readers) > 1 and deadline != 0:
             poll = select.poll()
@@ -333,8 +332,20 @@ class Replies:
     def _hand_out(self) -> None:
         kind = self._inbox.kind  # a signal handler may have come in here between a frame and its kind
         while (body := self._inbox.take()) is not None:
-            self._resolve(self._inbox.kind, body)
+            reply = self._inbox.kind, body
+            self._in_hand.append(reply)
+            self._resolve(*reply)
+            self._in_hand.remove(reply)
         self._inbox.kind = kind
+
+    def _resume(self) -> None:
+        """Hands out what an exception came to."""
+        if (body := self._inbox.recover()) is not None:
+            self._in_hand.append((self._inbox.kind, body))
+        for reply in self._in_hand.copy():
+            self._resolve(*reply)
+            self._in_hand.remove(reply)
+        self._in_doubt = False
 
     def _resolve(self, kind: int, data: bytes) -> None:
         """Hands a reply to its future. Done twice, it does nothing the second time."""
@@ -377,8 +388,9 @@ class Replies:
         try:
             future._finish(value, error)
         finally:
-            self._pending.pop(future._number, None)
-            self._helped.discard(future._number)
+            if future._state != PENDING:  # or else an exception came first, and the reply will be handed out again
+                self._pending.pop(future._number, None)
+                self._helped.discard(future._number)
 
     def _check_owner(self) -> None:
         if self.fd < 0:
@@ -415,18 +427,22 @@ def replies(neighbour: str) -> Replies:
     with _making:
         if _replies is None:
             made = Replies(_runtime.new_replies(neighbour))
-            util.Finalize(None, _runtime.remove, (made.mailbox,), exitpriority=3)
-            _waiting.readers.append(made)
-            _replies = made
+            if _replies is None:
+                _replies = made
+                util.Finalize(None, _runtime.remove, (made.mailbox,), exitpriority=3)
+                _waiting.readers.append(made)
+            else:  # a signal handler has asked meanwhile
+                made.close()
+                _runtime.remove(made.mailbox)
     return _replies
 
 
-_making = threading.Lock()
+_making = threading.RLock()  # not to be waited for by a signal handler of who has it
 
 
 def _after_fork() -> None:
     global _replies, _making
-    _making = threading.Lock()
+    _making = threading.RLock()
     if _replies is not None:
         _replies.close()
         _replies = None

@@ -117,7 +117,7 @@ class Bundle:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may register what its ask waits for
 
     def fileno(self) -> int:
         fd: int = self._selector.fileno()

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 from support import LIMIT, Recorder, hit_before
 
@@ -39,6 +40,21 @@ class Unloadable:
         return refuse, ()
 
 
+#: What is called where an `Interrupting` is loaded.
+interrupt: list[Callable[[], None]] = []
+
+
+def interrupting():
+    for function in interrupt:
+        function()
+    return "loaded"
+
+
+class Interrupting:
+    def __reduce__(self):
+        return interrupting, ()
+
+
 class Fails:
     def fail(self, name):
         if name == "two":
@@ -52,6 +68,9 @@ class Fails:
 
     def make(self):
         return threading.Lock()
+
+    def interrupt(self):
+        return Interrupting()
 
     def lose(self):
         return Unloadable()

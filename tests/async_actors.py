@@ -181,6 +181,17 @@ class StartsSlowly:
         return value
 
 
+class StartsAtGate(Recorder):
+    def __init__(self, gate):
+        super().__init__()
+        self.gate = gate
+
+    async def on_start(self):
+        touch(f"{self.gate}.reached")
+        while not os.path.exists(self.gate):
+            await asyncio.sleep(0.002)
+
+
 class Exclusive:
     def __init__(self):
         self.steps = 0

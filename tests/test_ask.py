@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import CancelledError, as_completed, wait
 
+import ask_actors
 import pytest
 from ask_actors import (
     Asker,
@@ -27,7 +28,7 @@ from ask_actors import (
 )
 from support import LIMIT, Counter, Recorder, eventually, reached, results
 
-from pactor import Actor, ActorDied, ActorError, Future, RemoteError, ask
+from pactor import Actor, ActorDied, ActorError, Future, RemoteError, _inbox, ask
 
 
 @pytest.fixture
@@ -439,6 +440,32 @@ def test_a_signal_handler_may_ask_where_replies_are_being_read(recorder, monkeyp
     assert 20 == len(asked)
 
 
+@pytest.mark.parametrize("call", ["create", "Inbox"])
+def test_a_signal_handler_may_ask_where_the_first_ask_makes_what_it_needs(call):
+    def make_and_hit(*args):
+        setattr(_inbox, call, make)
+        try:
+            return make(*args)
+        finally:
+            asked.append(ask(actor.proxy.echo, "of the handler").result(LIMIT))
+
+    def in_the_child():
+        setattr(_inbox, call, make_and_hit)
+        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
+        assert ["of the handler"] == asked
+        os._exit(0)
+
+    asked, make = [], getattr(_inbox, call)
+    with Actor(Recorder()) as actor:
+        pid = os.fork()
+        if not pid:
+            try:
+                in_the_child()
+            finally:
+                os._exit(1)
+        assert 0 == os.waitpid(pid, 0)[1]
+
+
 def test_a_signal_handler_may_ask_again_and_again(context, on_alarm):
     def handler(*_):
         handled.append(ask(actor.proxy.echo, len(handled)).result(LIMIT))
@@ -495,6 +522,32 @@ def interrupted(request, on_alarm):
 
     on_alarm(handler)
     return request.param
+
+
+def test_a_signal_handler_that_waits_and_raises_loses_no_reply_that_was_in_hand():
+    def handler():
+        ask_actors.interrupt.clear()
+        assert 1 == ask(actor.proxy.alive).result(LIMIT)
+        raise Interrupt
+
+    with Actor(Fails()) as actor:
+        future = ask(actor.proxy.interrupt)
+        ask_actors.interrupt.append(handler)  # where the reply is loaded
+        with pytest.raises(Interrupt):
+            future.result(LIMIT)
+        assert "loaded" == future.result(LIMIT / 10)
+
+
+def test_an_exception_right_before_the_result_is_set_loses_no_reply(recorder, monkeypatch):
+    def finish(*_):
+        monkeypatch.undo()
+        raise Interrupt
+
+    future = ask(recorder.echo, 1)
+    monkeypatch.setattr(Future, "_finish", finish)
+    with pytest.raises(Interrupt):
+        future.result(LIMIT)
+    assert 1 == future.result(LIMIT / 10)
 
 
 def test_an_exception_of_a_signal_handler_loses_no_reply_and_repeats_no_message(interrupted):

@@ -19,6 +19,7 @@ from async_actors import (
     Flooder,
     Hooks,
     OnSignals,
+    StartsAtGate,
     StartsSlowly,
     Unsendable,
     Waiter,
@@ -337,6 +338,18 @@ def test_sigterm_ends_a_start_that_takes_its_time(context, tmp_path, policy):
         with pytest.raises(ActorClosed, match="SIGTERM"):
             asked.result(LIMIT)
         assert actor.join(LIMIT)
+
+
+@pytest.mark.parametrize("maxsize", [0, 10])
+def test_what_comes_while_it_starts_is_executed_then(context, gate, maxsize):
+    with Actor(StartsAtGate(gate), context=context, maxsize=maxsize) as actor:
+        reached(gate)
+        asks = []
+        for i in range(3):
+            asks.append(ask(actor.proxy.echo, i))
+            eventually(lambda: maxsize or not unread(actor._way.file))
+        gate.touch()
+        assert [0, 1, 2] == results(asks)
 
 
 def test_a_child_that_returns_late_has_nothing_executed_twice(context, gate, tmp_path):
