@@ -171,15 +171,15 @@ class Channel:
             try:
                 if not stat.S_ISFIFO(os.fstat(file).st_mode):
                     raise OSError(errno.EINVAL, "not a mailbox", self.mailbox)
-                self._slots = None if self.is_reader else SenderSlots.open(self.mailbox)
+                slots = None if self.is_reader else SenderSlots.open(self.mailbox)
             except BaseException:
                 os.close(file)
                 raise
-            if self.file >= 0:  # a signal handler has opened it meanwhile
+            if self.file < 0:
+                self._slots, self.file = slots, file
+                self.choose_way()
+            else:  # a signal handler has opened it meanwhile
                 os.close(file)
-                return
-            self.file = file
-            self.choose_way()
 
     def open_as_reader(self) -> None:
         """The same in the process that reads: its messages to itself can't wait for slots."""

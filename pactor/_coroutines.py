@@ -288,6 +288,7 @@ class AsyncLoop(Loop):
 
     def _note_fork(self) -> None:
         super()._note_fork()
+        signal.set_wakeup_fd(-1)  # or else the parent would hear of the child's signals
         self._aio.stop()
 
 

@@ -18,7 +18,7 @@ An inbox has one reader at a time; its mailbox sees to that. But a signal handle
 the same inbox in the middle of the code here. CPython lets it in at the beginning of a function, behind a call, and
 where the code jumps: where a loop turns, and up to 3.10 also where a condition is false. Up to 3.11 so may the garbage
 collection, where an object is made. So what belongs together stands behind an ``if`` that is true, without a call,
-another ``if`` or a slice of a view.
+another ``if``, a slice of a view or a long tuple; and conditions of such an ``if`` that would jump are joined by ``&``.
 """
 
 from __future__ import annotations
@@ -100,22 +100,15 @@ def _store(path: str, word: int, value: int) -> None:
 class Inbox:
     """The frames of one mailbox: `pull` brings them from the FIFO, `take` hands them out."""
 
-    _view: memoryview
-    _words: memoryview
-    _capacity: int
-
     def __init__(self, path: str, fifo: int) -> None:
         self._path = path
         self._fifo = fifo
         self._chunk = _wire.capacity(fifo)
         self._least = 2 * self._chunk
         self._room = self._chunk + _wire.HEADER_SIZE + 2  # for what a read brings, a CLOSE, and a 0
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            self._mapping = mmap.mmap(fd, 0)
-        finally:
-            os.close(fd)
-        self._look()
+        self._mapping = _mapped(os.open(path, os.O_RDWR | os.O_NOFOLLOW))
+        self._view, self._words = _views(self._mapping)
+        self._capacity = len(self._mapping) - _FRAMES
         self._position = 0
         self._end = 0
         self.kind = 0
@@ -133,14 +126,9 @@ class Inbox:
 
     def recover(self) -> bytes | None:
         """Takes up the inbox where its last reader left it; returns the frame handed out last, as `take` did."""
-        size = self._mapping.size()
-        if size > len(self._mapping):
-            self._words.release()
-            self._view.release()
-            try:
-                self._mapping.resize(size)
-            finally:
-                self._look()
+        if (size := self._mapping.size()) > len(self._mapping):
+            self._mapping = _mapped(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW))
+            self._view, self._words = _views(self._mapping)
         self._capacity = size - _FRAMES
         self._is_reading = False
         offset, state = self._words[_WORD] >> 2, self._words[_WORD] & 3
@@ -260,7 +248,7 @@ class Inbox:
         self._rescues += self._is_reading
         while self._is_reading:
             size = self._mapping[_FRAMES + self._end] | self._mapping[_FRAMES + self._end + 1] << 8
-            size *= size <= self._capacity - 2 - self._end  # or else it is rubbish
+            size *= size <= self._capacity - 2 - self._end  # 0 for rubbish; no `if`, see above
             self._end += size
             self._is_reading = size > 0
 
@@ -269,13 +257,13 @@ class Inbox:
         self._rescue()
         end = self._end
         zeros, least = _zeros[:end], _zeros[: self._least]
-        if self._position == self._end == end and self._capacity == self._least:
+        if self._position == self._end == end and self._capacity == self._least and not self._is_reading:
             self._words[_WORD] = CLEARING
             self._view[_FRAMES : _FRAMES + end] = zeros
             self._position = self._end = 0
             self._words[_END] = 0
             self._words[_WORD] = READY
-        elif self._position == self._end and self._capacity > self._least:
+        elif self._position == self._end and self._capacity > self._least and not self._is_reading:
             self._words[_WORD] = CLEARING
             self._capacity = self._least
             self._truncations += 1
@@ -294,7 +282,8 @@ class Inbox:
         offset, state = word >> 2, word & 3
         length = end - offset
         rest, zeros, zero = self._view[_FRAMES + offset : _FRAMES + end], _zeros[:offset], _zeros[:2]
-        if self._words[_WORD] == word and self._end == end and self._capacity // 2 <= offset >= length + 2:
+        is_as_before = (self._words[_WORD] == word) & (self._end == end) & (not self._is_reading)
+        if is_as_before and self._capacity // 2 <= offset >= length + 2:
             # The free half in front takes the rest, and a 0 behind it. The word makes the copy the truth; only then is
             # the original erased.
             self._view[_FRAMES : _FRAMES + length] = rest
@@ -305,25 +294,26 @@ class Inbox:
             self._words[_END] = length
             self._position -= offset
             self._end = length
-        elif self._words[_WORD] == word and self._end == end:
+        elif is_as_before:
             self._grow()
 
     def _grow(self) -> None:
         truncations = self._truncations
-        fd = _allocate(self._path, os.O_RDWR, _FRAMES + 2 * self._capacity)
-        try:
-            mapping = mmap.mmap(fd, 0)
-        finally:
-            os.close(fd)
+        mapping = _mapped(_allocate(self._path, os.O_RDWR, _FRAMES + 2 * self._capacity))
         view, words = _views(mapping)
         size = len(mapping) - _FRAMES
         # Both mappings are of the same file. But a signal handler may have made it shorter again, or longer still.
         if truncations == self._truncations and size > self._capacity:
-            self._mapping, self._view, self._words, self._capacity = mapping, view, words, size
+            self._mapping, self._view = mapping, view
+            self._words, self._capacity = words, size
 
-    def _look(self) -> None:
-        self._view, self._words = _views(self._mapping)
-        self._capacity = len(self._mapping) - _FRAMES
+
+def _mapped(fd: int) -> mmap.mmap:
+    """A mapping of the whole file; closes the descriptor."""
+    try:
+        return mmap.mmap(fd, 0)
+    finally:
+        os.close(fd)
 
 
 def _views(mapping: mmap.mmap) -> tuple[memoryview, memoryview]:

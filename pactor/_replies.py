@@ -212,8 +212,8 @@ class Replies:
             self._bury(fd)
 
     def release(self) -> None:
-        self._depth -= 1
-        if self._depth > 0:
+        if self._depth > 1:
+            self._depth -= 1
             self._nudge()  # a signal handler may have waited, and what it interrupted sleeps: it is to look again
         else:
             self._depth = 0
@@ -339,7 +339,7 @@ class Replies:
         self._inbox.kind = kind
 
     def _resume(self) -> None:
-        """Hands out what an exception came to."""
+        """Hands out what an exception came to, of the outermost leader or one within."""
         if (body := self._inbox.recover()) is not None:
             self._in_hand.append((self._inbox.kind, body))
         for reply in self._in_hand.copy():
@@ -413,7 +413,9 @@ def _leads(frame: FrameType | None) -> bool:
     return False
 
 
-_LEADING = {Replies._lead.__code__, Replies._wait.__code__, Replies._help.__code__, _waiting.wait.__code__}
+_LEADING = {
+    function.__code__ for function in (Replies._lead, Replies._wait, Replies._help, Replies.read_now, _waiting.wait)
+}
 
 
 _replies: Replies | None = None
@@ -429,8 +431,8 @@ def replies(neighbour: str) -> Replies:
             made = Replies(_runtime.new_replies(neighbour))
             if _replies is None:
                 _replies = made
-                util.Finalize(None, _runtime.remove, (made.mailbox,), exitpriority=3)
                 _waiting.readers.append(made)
+                util.Finalize(None, _runtime.remove, (made.mailbox,), exitpriority=3)
             else:  # a signal handler has asked meanwhile
                 made.close()
                 _runtime.remove(made.mailbox)

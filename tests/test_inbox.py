@@ -187,19 +187,28 @@ def test_rubbish_that_was_left_out_is_no_frame_to_later_readers_either(inbox, fi
         os.write(fifo, frame(number + 1, size + 2))
 
 
-def test_a_system_without_room_is_told_as_oserror_and_costs_nothing(inbox, fifo, path):
+@pytest.mark.parametrize("another", [False, True])
+def test_a_system_without_room_is_told_as_oserror_and_costs_nothing(inbox, fifo, path, another):
     """With the size of files limited, as there is no disk that one may fill everywhere."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
     sent = 0
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError) as failure:
             while True:
                 os.write(fifo, frame(sent, 1000))
                 sent += 1
                 inbox.pull()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    if another:
+        other = Inbox(path, fifo)
+        other.recover()
+        other.pull()
+        assert other._capacity > inbox._capacity
+        inbox.recover()
+        assert failure.tb  # still has what the failed read was to fill
+        other.close()
     assert [body(number, 1000) for number in range(sent)] == bodies(inbox)
 
 
