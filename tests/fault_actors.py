@@ -17,6 +17,7 @@ import threading
 import time
 import warnings
 
+from ask_actors import TwoArguments, Unloadable
 from mailbox_workers import record
 from support import LIMIT, Recorder
 
@@ -83,22 +84,6 @@ class Owner:
 # Messages.
 
 
-def refuse():
-    raise ValueError("refused to load")
-
-
-class Unloadable:
-    def __reduce__(self):
-        return refuse, ()
-
-
-class TwoArguments(Exception):
-    """Pickles, and does not load."""
-
-    def __init__(self, one, two):
-        super().__init__(f"{one} and {two}")
-
-
 class HoldsALock(Exception):
     def __init__(self):
         super().__init__("holds a lock")
@@ -130,14 +115,6 @@ class Fails(Recorder):
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         ctypes.string_at(0)
-
-
-class FailsToStart:
-    def __init__(self):
-        raise ValueError("no way")
-
-    def note(self, *items):
-        pass
 
 
 class FailsInOnStart:

@@ -9,20 +9,19 @@ import signal
 import threading
 
 import pytest
+from ask_actors import TwoArguments, Unloadable
 from fault_actors import (
     Fails,
     FailsInOnStart,
-    FailsToStart,
     HasClose,
     Logged,
     NeverEndsOnStart,
     NeverStarts,
     Owner,
-    TwoArguments,
-    Unloadable,
     note_all,
 )
 from fault_support import Program, fault, files_in
+from plain_actors import FailsToStart
 from support import LIMIT, Recorder, reached
 
 from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, ask
