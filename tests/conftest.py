@@ -90,10 +90,14 @@ def leaves_nothing(_started, request):
     before = _things()
     yield
     request.node.funcargs.clear()  # a proxy that a fixture gave has its way open for as long as somebody has it
-    gc.collect()
-    gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
+
+    def left():
+        gc.collect()  # each time: what a thread still has in hand is no garbage before it lets go
+        return sorted(_things() - before)
+
     # What was killed needs a moment to be gone.
-    eventually(lambda: not _things() - before, lambda: f"left behind: {sorted(_things() - before)}", limit=10)
+    eventually(lambda: not left(), lambda: f"left behind: {left()}", limit=10)
+    gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
 
 
 def _things():
