@@ -237,6 +237,8 @@ class Actor(Generic[T]):
         with self._lock:
             self._process.join()
             self._bury()
+        # Asks that it leaves open end now, whoever waits for them: each keeps the way to it open.
+        _waiting.wait(None, 0, deadline=0)
         return True
 
     def kill(self) -> None:

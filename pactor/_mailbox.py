@@ -290,7 +290,7 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
                 except BlockingIOError:
                     if deadline is not None and time.monotonic() >= deadline:
                         raise Empty from None
-                    wait(self.fifo, 0, time.monotonic() + _LOCK_AGAIN)  # for nothing but what `readers` get
+                    wait(None, 0, time.monotonic() + _LOCK_AGAIN)
             try:
                 inbox = self.open_inbox()
                 if (lost := inbox.recover()) is not None:

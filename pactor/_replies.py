@@ -278,7 +278,7 @@ class Replies:
         soon = time.monotonic() + (_LOOK_AGAIN if len(_waiting.readers) == 1 else _LOOK_AGAIN_READING)
         soon = _waiting.earlier(deadline, soon)
         if len(_waiting.readers) > 1:
-            _waiting.wait(self.fd, 0, soon)  # for nothing but what the other readers get
+            _waiting.wait(None, 0, soon)
             return
         with future._condition:
             following = object()

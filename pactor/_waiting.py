@@ -46,8 +46,11 @@ os.register_at_fork(after_in_child=readers.clear)
 _LONGEST = 2**31 - 1
 
 
-def wait(fd: int, event: int, deadline: float | None) -> bool:
-    """Waits until ``fd`` is ready for ``event`` (as in `select.poll`) or broken; False once ``deadline`` is past."""
+def wait(fd: int | None, event: int, deadline: float | None) -> bool:
+    """Waits until ``fd`` is ready for ``event`` (as in `select.poll`) or broken; False once ``deadline`` is past.
+
+    Without ``fd``, for nothing but what the readers get.
+    """
     claimed: list[Reader] = []
     try:
         for reader in readers:
@@ -57,7 +60,8 @@ def wait(fd: int, event: int, deadline: float | None) -> bool:
         while True:
             for reader in claimed:
                 reader.register(poll)
-            poll.register(fd, event)  # behind those of the readers, who may have the same
+            if fd is not None:
+                poll.register(fd, event)  # behind those of the readers, who may have the same
             for ready, _ in poll.poll(milliseconds(deadline)):
                 if ready == fd:
                     return True

@@ -389,6 +389,15 @@ def test_a_death_is_noticed_while_another_thread_waits_for_something_else(contex
         joiner.join(LIMIT)
 
 
+def test_join_ends_what_was_asked_also_where_the_end_was_known_before(context):
+    with Actor(Recorder(), context=context) as actor:
+        future = ask(actor.proxy.sleep, 1_000)
+        actor.kill()
+        eventually(lambda: actor.exitcode is not None)
+        assert actor.join()
+        assert concurrent.futures.Future.done(future)  # not its own, which would look for a reply
+
+
 def test_a_callback_may_wait_for_another_reply(recorder):
     results = []
     future = ask(recorder.sleep, 0.05)
