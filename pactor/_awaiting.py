@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from . import _waiting, _wire
+from . import _wire
 from ._errors import ActorError
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def wait(future: Future[Any]) -> Generator[Any, None, None]:
         raise RuntimeError(
             "a reply is awaited in an event loop of asyncio; elsewhere wait for its result() in a thread"
         ) from None
-    with _reading(loop, future._replies):
+    with _reading(loop, future._replies) as reading:
         _adopt(loop, future)
         waiter: asyncio.Future[None] = loop.create_future()
-        future._when_done(lambda _: _settle(waiter))
+        future._when_done(lambda _: reading.settle(waiter))
         try:
             yield from waiter.__await__()
         except asyncio.CancelledError:
@@ -58,13 +58,9 @@ def wait(future: Future[Any]) -> Generator[Any, None, None]:
 
 
 def _settle(waiter: asyncio.Future[None], error: BaseException | None = None) -> None:
-    """Ends the wait for a future of asyncio. From any thread, also when its loop has ended."""
-    loop = waiter.get_loop()
-    if _waiting.running_loop() is loop:
-        _done(waiter, error)
-    else:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(_done, waiter, error)
+    """Ends the wait for a future of asyncio. From any thread, any signal handler, also when its loop has ended."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        waiter.get_loop().call_soon_threadsafe(_done, waiter, error)
 
 
 def _done(waiter: asyncio.Future[None], error: BaseException | None) -> None:
@@ -82,28 +78,44 @@ class _Reading:
         self.replies = replies
         self._awaited = 0
         self._watches = False
+        self._reader = 0  # the loop's thread while it reads
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Reading:
         if not self._watches:
             self._watch(asyncio.get_running_loop())
         self._awaited += 1
+        return self
 
     def __exit__(self, *args: object) -> None:
         # The next await is likely to be soon: the loop goes on watching until there is something that nobody awaits.
         self._awaited -= 1
+
+    def settle(self, waiter: asyncio.Future[None]) -> None:
+        """Ends a wait, as `_settle` does: at once where it is the loop that reads, which need not be woken then."""
+        if self._reader == threading.get_ident():
+            _done(waiter, None)
+        else:
+            _settle(waiter)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_reader(self.replies.fileno(), self._read)
         self._watches = True
 
     def _read(self) -> None:
-        if self._awaited and self.replies.read_now():
+        if self._awaited and self._read_now():
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(self.replies.fileno())
         self._watches = False
         if self._awaited:  # it would only watch how another thread reads
             loop.call_later(_LOOK_AGAIN, self._watch_again, loop)
+
+    def _read_now(self) -> bool:
+        self._reader = threading.get_ident()
+        try:
+            return self.replies.read_now()
+        finally:
+            self._reader = 0
 
     def _watch_again(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._awaited and not self._watches:
@@ -228,8 +240,8 @@ _NOTHING = (-1, 0)
 async def tell(way: Channel, message: tuple[Any, ...]) -> None:
     """Sends a message; waits for room."""
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    _send(way, way.pack(_wire.ITEM, b"", message), 0, waiter, functools.partial(_settle, waiter))
-    await waiter
+    if not _send(way, way.pack(_wire.ITEM, b"", message), 0, waiter, functools.partial(_settle, waiter)):
+        await waiter
 
 
 def ask(way: Channel, head: bytes, message: tuple[Any, ...], future: Future[Any]) -> None:
@@ -242,19 +254,20 @@ def ask(way: Channel, head: bytes, message: tuple[Any, ...], future: Future[Any]
     _send(way, way.pack(_wire.ASK, head, message), len(head), future, sent)
 
 
-def _send(way: Channel, frame: bytes, head: int, wanted: Any, sent: Callable[[Exception | None], None]) -> None:
+def _send(way: Channel, frame: bytes, head: int, wanted: Any, sent: Callable[[Exception | None], None]) -> bool:
+    """Sends a frame; False where there is no room: then ``sent`` will be called."""
     loop = asyncio.get_running_loop()
     for outbox in list(way.outboxes.values()):
         if outbox.thread == threading.get_ident() and outbox.loop.is_closed():
             _outbox(way, loop).adopt(outbox)  # what was sent earlier comes earlier
     try:
         if loop not in way.outboxes and way.deliver_now(frame):
-            sent(None)
-            return
+            return True
     except BaseException:
         _wire.drop(way.mailbox, frame, head)
         raise
     _outbox(way, loop).add(_Entry(frame, head, wanted, sent))
+    return False
 
 
 def _outbox(way: Channel, loop: asyncio.AbstractEventLoop) -> Outbox:

@@ -166,7 +166,7 @@ class Inbox:
             self._end += count
             self._words[_END] = self._end
             self._is_reading = False
-        if closing and self._words[_CLOSING]:
+        if closing and self._words[_CLOSING] and not self._is_reading:
             start = _FRAMES + self._end
             self._mapping[start : start + _wire.HEADER_SIZE] = _CLOSE
             self._end += _wire.HEADER_SIZE

@@ -16,10 +16,12 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
 import pickle
+import queue
 import select
 import struct
 import sys
@@ -65,7 +67,7 @@ class Replies:
         self._pending: dict[int, Future[Any]] = {}
         self._leader: dict[str, int] = {}  # its thread: setdefault claims it at once
         self._depth = 0  # how many times: in a callback, or a signal handler, it may wait again
-        self._followers: dict[object, Future[Any]] = {}
+        self._followers: dict[queue.SimpleQueue[None], Future[Any]] = {}
         self._helped: set[int] = set()
         self._helper: threading.Thread | None = None
         self._helping = threading.RLock()
@@ -115,6 +117,7 @@ class Replies:
         """Drops an ask, and its reply when it comes."""
         self._pending.pop(number, None)
         self._helped.discard(number)
+        self._wake_followers()
         self._nudge()
 
     def wait(self, future: Future[Any], timeout: float | None) -> None:
@@ -191,12 +194,14 @@ class Replies:
 
     def claim(self) -> bool:
         me = threading.get_ident()
-        if self._leader.setdefault("thread", me) != me:
-            return False
-        if self._depth and not _leads(sys._getframe(2)):
-            self._depth = 0  # an exception came between an earlier claim and its use
-        self._depth += 1
-        return True
+        mine = {"thread": me}
+        while self._leader.setdefault("thread", me) == me:
+            if self._depth and not _leads(sys._getframe(2)):
+                self._depth = 0  # an exception came between an earlier claim and its use
+            if self._leader == mine:  # or else a signal handler has waited since, and let go
+                self._depth += 1
+                return True
+        return False
 
     def register(self, poll: _waiting.Poll) -> None:
         poll.register(self.fd, select.POLLIN)
@@ -218,10 +223,7 @@ class Replies:
         else:
             self._depth = 0
             self._leader.pop("thread", None)
-            # All of them: one alone may have its reply by now, or no time left, and not lead.
-            for future in list(self._followers.values()):
-                with future._condition:
-                    future._condition.notify_all()
+            self._wake_followers()
 
     def _ask_quickly(self, way: Channel, number: int, message: tuple[Any, ...]) -> bool:
         """By far the most asks; False where there is more to do."""
@@ -280,16 +282,23 @@ class Replies:
         if len(_waiting.readers) > 1:
             _waiting.wait(None, 0, soon)
             return
-        with future._condition:
-            following = object()
-            self._followers[following] = future
-            try:
-                # The leader lets go and then wakes its followers, for which it needs their conditions: so either it
-                # is seen here that it let go, or it wakes this one.
-                if self._leader and future._state == PENDING:
-                    future._condition.wait(max(0, soon - time.monotonic()))
-            finally:
-                del self._followers[following]
+        # Not the future's condition: a signal handler may wait while this thread holds it, and the leader would too.
+        woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._followers[woken] = future
+        try:
+            # The leader lets go, or decides the future, and then wakes its followers: either that is seen here, or it
+            # wakes this one.
+            if self._leader and future._state == PENDING:
+                with contextlib.suppress(queue.Empty):
+                    woken.get(timeout=max(0, soon - time.monotonic()))
+        finally:
+            del self._followers[woken]
+
+    def _wake_followers(self, future: Future[Any] | None = None) -> None:
+        """Those that wait for a future; or all: one alone may have its reply by now, or no time left, and not lead."""
+        for woken, followed in list(self._followers.items()):
+            if future is None or followed is future:
+                woken.put(None)
 
     def replace_leader(self) -> None:
         """Where the leader's thread is not in here any more, an exception came to it between two lines."""
@@ -331,12 +340,14 @@ class Replies:
 
     def _hand_out(self) -> None:
         kind = self._inbox.kind  # a signal handler may have come in here between a frame and its kind
-        while (body := self._inbox.take()) is not None:
-            reply = self._inbox.kind, body
-            self._in_hand.append(reply)
-            self._resolve(*reply)
-            self._in_hand.remove(reply)
-        self._inbox.kind = kind
+        try:
+            while (body := self._inbox.take()) is not None:
+                reply = self._inbox.kind, body
+                self._in_hand.append(reply)
+                self._resolve(*reply)
+                self._in_hand.remove(reply)
+        finally:
+            self._inbox.kind = kind
 
     def _resume(self) -> None:
         """Hands out what an exception came to, of the outermost leader or one within."""
@@ -391,6 +402,8 @@ class Replies:
             if future._state != PENDING:  # or else an exception came first, and the reply will be handed out again
                 self._pending.pop(future._number, None)
                 self._helped.discard(future._number)
+                if self._followers:
+                    self._wake_followers(future)
 
     def _check_owner(self) -> None:
         if self.fd < 0:

@@ -70,6 +70,15 @@ def gate(tmp_path):
     path.touch()
 
 
+@pytest.fixture
+def on_alarm():
+    """Sets a handler of SIGALRM."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield lambda handler: signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _started():
     """Has everything running that a process of pactor and of multiprocessing keeps: it is no leak."""

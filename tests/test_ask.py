@@ -28,7 +28,7 @@ from ask_actors import (
 )
 from support import LIMIT, Counter, Recorder, eventually, reached, results
 
-from pactor import Actor, ActorDied, ActorError, Future, RemoteError, _inbox, ask
+from pactor import Actor, ActorDied, ActorError, Future, RemoteError, _inbox, _replies, ask
 
 
 @pytest.fixture
@@ -43,15 +43,6 @@ def gate(tmp_path):
     path = tmp_path / "gate"
     yield path
     path.touch()
-
-
-@pytest.fixture
-def on_alarm():
-    """Sets a handler of SIGALRM."""
-    before = signal.getsignal(signal.SIGALRM)
-    yield lambda handler: signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def test_the_reply_is_a_future_of_the_standard_library(recorder):
@@ -447,6 +438,46 @@ def test_a_signal_handler_may_ask_where_replies_are_being_read(recorder, monkeyp
         monkeypatch.setattr(os, "readv", read_and_hit)
         assert [i, -i] == results(futures)
     assert 20 == len(asked)
+
+
+def test_a_signal_handler_may_ask_where_its_thread_begins_to_lead(recorder, on_alarm, monkeypatch):
+    class Hit(dict):
+        def setdefault(self, *args):
+            leader = super().setdefault(*args)
+            monkeypatch.setattr(way, "_leader", {**self})
+            signal.raise_signal(signal.SIGALRM)
+            return leader
+
+    way, asked, led = _replies.replies(""), [], []
+    lead = way._lead
+    monkeypatch.setattr(way, "_lead", lambda *args: (led.append({**way._leader}), lead(*args)))
+    on_alarm(lambda *_: asked.append(ask(recorder.echo, 1).result(LIMIT)))
+    future = ask(recorder.echo, 2)
+    monkeypatch.setattr(way, "_leader", Hit(way._leader))
+    assert 2 == future.result(LIMIT)
+    assert [1] == asked
+    assert all(leader == {"thread": threading.get_ident()} for leader in led) and led
+
+
+def test_a_signal_handler_may_ask_where_its_thread_begins_to_follow(recorder, context, on_alarm, monkeypatch):
+    class Hit(dict):
+        def __setitem__(self, *args):
+            super().__setitem__(*args)
+            if not asked:
+                asked.append("is being asked")
+                signal.raise_signal(signal.SIGALRM)
+
+    way, asked = _replies.replies(""), []
+    on_alarm(lambda *_: asked.append(ask(recorder.sleep, 0.2).result(LIMIT / 10)))
+    with Actor(Recorder(), context=context) as slow:
+        leader = threading.Thread(target=ask(slow.proxy.sleep, 0.4).result, args=(LIMIT,))
+        leader.start()
+        eventually(lambda: way._leader)
+        future = ask(recorder.sleep, 0.05)
+        monkeypatch.setattr(way, "_followers", Hit())
+        assert 0.05 == future.result(LIMIT)
+        assert asked[1:] == [0.2]
+        leader.join(LIMIT)
 
 
 @pytest.mark.parametrize("call", ["create", "Inbox"])

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -245,6 +246,24 @@ def test_what_threads_do_with_futures_works_in_a_loop(recorder):
 
     asyncio.run(main())
     eventually(lambda: threading.active_count() == 1)
+
+
+def test_a_signal_handler_may_receive_what_is_awaited(recorder, context, on_alarm):
+    """The loop sleeps meanwhile, and has to be woken."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + LIMIT / 10
+        loop.call_at(latest, lambda: None)  # wakes it at last
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert await ask(recorder.proxy.sleep, 0.1) == 0.1
+        assert loop.time() < latest
+
+    with Actor(Recorder(), context=context) as other:
+        for actor in recorder, other:
+            ask(actor.proxy.echo).result(LIMIT)  # it has started
+        on_alarm(lambda *_: ask(other.proxy.sleep, 0.3).result(LIMIT))
+        asyncio.run(main())
 
 
 def test_large_replies_are_awaited(recorder):
