@@ -187,7 +187,13 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
 
     def remove(self) -> None:
         """Removes a mailbox that nobody reads any more."""
-        _runtime.remove(self.directory)
+        # By one step: while there is a mailbox without a note, its reader was killed.
+        gone = f"{self.directory}.gone"
+        try:
+            os.rename(self.directory, gone)
+        except OSError:
+            gone = self.directory
+        _runtime.remove(gone)
 
     def repair_slots(self) -> None:
         """For a reader to whom nothing came for a while."""

@@ -28,7 +28,7 @@ from plain_actors import (
 )
 from support import LIMIT, Counter, Recorder, eventually, reached, runs
 
-from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, ask
+from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, _ending, _runtime, ask
 
 
 @pytest.mark.parametrize(
@@ -252,6 +252,18 @@ def test_an_actor_can_own_actors(context):
     eventually(lambda: not runs(child))
     with pytest.raises(ActorClosed):
         ask(proxy.total).result(LIMIT)
+
+
+def test_it_was_closed_for_others_also_while_its_mailbox_is_removed(context, monkeypatch):
+    def unlink_and_look(path):
+        unlink(path)
+        found.append(_ending.find(mailbox))
+
+    found, unlink = [], _runtime.unlink
+    with Actor(Recorder(), context=context) as actor:
+        mailbox = actor._mailbox.directory
+        monkeypatch.setattr(_runtime, "unlink", unlink_and_look)
+    assert {True} == {ending.closed for ending in found}
 
 
 def test_a_reply_that_did_not_come_says_why_also_when_all_is_removed(context, tmp_path):
