@@ -130,21 +130,24 @@ class Inbox:
             self._mapping = _mapped(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW))
             self._view, self._words = _views(self._mapping)
         self._capacity = size - _FRAMES
-        self._is_reading = False
-        offset, state = self._words[_WORD] >> 2, self._words[_WORD] & 3
-        if state == CLEARING:
+        if self._words[_WORD] == CLEARING:
+            self._is_reading = False
             self._position = self._end = self._capacity
             self._clear()
             return None
-        hint = self._words[_END]
-        self._position = offset
-        self._end = offset if hint == _UNKNOWN else max(offset, hint)
-        while (size := self._size_at(self._end)) and self._end + size + 2 <= self._capacity:
-            self._end += size
-        if hint == _UNKNOWN or size:  # rubbish, which must not follow later frames
+        while True:
+            word, hint = self._words[_WORD], self._words[_END]
+            end = word >> 2 if hint == _UNKNOWN else max(word >> 2, hint)
+            if (self._words[_WORD] == word) & (self._words[_END] == hint):
+                self._position = word >> 2
+                self._end = end
+                self._is_reading = True  # frames whose end is not noted may be here
+                break
+        self._rescue()
+        if hint == _UNKNOWN or self._size_at(self._end):  # rubbish, which must not follow later frames
             self._view[_FRAMES + self._end : _FRAMES + self._capacity] = _zeros[: self._capacity - self._end]
         self._words[_END] = self._end
-        return self.take() if state == EXECUTING else None
+        return self.take() if word & 3 == EXECUTING else None
 
     def pull(self) -> int:
         """Reads what the FIFO holds, behind what is here; returns how many bytes came."""

@@ -307,6 +307,61 @@ def test_a_signal_handler_may_read_anywhere(tmp_path, fifo, owner, name, when, m
     assert not caplog.records
 
 
+@pytest.mark.parametrize("does", ["pull", "pull, take", "pull, take, take, pull"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["_rescue", "_size_at"])
+def test_a_signal_handler_may_read_while_is_taken_up_what_another_interrupted(
+    tmp_path, fifo, name, when, does, monkeypatch
+):
+    def read_and_raise(*args):
+        readv(*args)
+        raise Interrupted
+
+    def hit(self, *args):
+        if when == "before":
+            handler()
+        try:
+            return function(self, *args)
+        finally:
+            if when == "after":
+                handler()
+
+    def handler():
+        monkeypatch.undo()
+        for what in does.split(", "):
+            inbox.pull() if what == "pull" else take()
+
+    def take():
+        if (body := inbox.take()) is not None:
+            found.append(int(body))
+
+    readv, function, found = os.readv, getattr(Inbox, name), []
+    _inbox.create(tmp_path / "inbox", fifo)
+    inbox = Inbox(tmp_path / "inbox", fifo)
+    os.write(fifo, b"".join(map(frame, range(3))))
+    inbox.pull()
+    take()
+    os.write(fifo, b"".join(map(frame, range(3, 6))))
+    monkeypatch.setattr(os, "readv", read_and_raise)
+    with pytest.raises(Interrupted):
+        inbox.pull()
+    monkeypatch.undo()
+    os.write(fifo, b"".join(map(frame, range(6, 9))))
+    monkeypatch.setattr(Inbox, name, hit)
+    if (body := inbox.recover()) is not None:
+        found.append(int(body))
+    monkeypatch.undo()
+    inbox.pull()
+    for _ in range(10):
+        take()
+    assert list(dict.fromkeys(found)) == [*range(9)]  # what was handed out last may be handed out again
+    inbox.close()
+
+
+class Interrupted(Exception):
+    pass
+
+
 # What a reader does, until it is killed.
 
 
