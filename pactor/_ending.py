@@ -108,6 +108,8 @@ def find(mailbox: str) -> Ending:
         # The parent has reaped it, and may be about to write.
         if ending := read(mailbox):
             return ending
+        if not os.path.isdir(mailbox):
+            return CLOSED
         if time.monotonic() > deadline:
             return UNKNOWN
         time.sleep(0.001)

@@ -88,7 +88,7 @@ class Future(concurrent.futures.Future[R]):
         """Whether the reply is there, or will not come."""
         if self._state == PENDING:
             self._replies.read_now()
-        return super().done()
+        return self._state != PENDING  # not by its own, under whose lock a signal handler may come
 
     def cancel(self) -> bool:
         if self._claim("cancel"):
@@ -125,6 +125,7 @@ class Future(concurrent.futures.Future[R]):
             for waiter in self._waiters:
                 (waiter.add_result if error is None else waiter.add_exception)(self)
             self._condition.notify_all()
+        self._replies.wake_followers(self)  # who may have to wait for nothing that a callback does
         self._invoke_callbacks()  # type: ignore[attr-defined]
 
 

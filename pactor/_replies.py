@@ -115,9 +115,10 @@ class Replies:
 
     def forget(self, number: int) -> None:
         """Drops an ask, and its reply when it comes."""
-        self._pending.pop(number, None)
+        future = self._pending.pop(number, None)
         self._helped.discard(number)
-        self._wake_followers()
+        if future is not None:
+            self.wake_followers(future)
         self._nudge()
 
     def wait(self, future: Future[Any], timeout: float | None) -> None:
@@ -211,6 +212,8 @@ class Replies:
                 poll.register(fd, 0)
 
     def read(self, fd: int) -> None:
+        if self._depth == 1 and (self._in_doubt or self._in_hand):
+            self._resume()
         if fd == self.fd:
             self._receive()
         elif fd in self._watched:
@@ -223,7 +226,7 @@ class Replies:
         else:
             self._depth = 0
             self._leader.pop("thread", None)
-            self._wake_followers()
+            self.wake_followers()
 
     def _ask_quickly(self, way: Channel, number: int, message: tuple[Any, ...]) -> bool:
         """By far the most asks; False where there is more to do."""
@@ -294,9 +297,9 @@ class Replies:
         finally:
             del self._followers[woken]
 
-    def _wake_followers(self, future: Future[Any] | None = None) -> None:
+    def wake_followers(self, future: Future[Any] | None = None) -> None:
         """Those that wait for a future; or all: one alone may have its reply by now, or no time left, and not lead."""
-        for woken, followed in list(self._followers.items()):
+        for woken, followed in self._followers.copy().items():
             if future is None or followed is future:
                 woken.put(None)
 
@@ -403,7 +406,7 @@ class Replies:
                 self._pending.pop(future._number, None)
                 self._helped.discard(future._number)
                 if self._followers:
-                    self._wake_followers(future)
+                    self.wake_followers(future)
 
     def _check_owner(self) -> None:
         if self.fd < 0:

@@ -389,6 +389,35 @@ def test_join_ends_what_was_asked_also_where_the_end_was_known_before(context):
         assert concurrent.futures.Future.done(future)  # not its own, which would look for a reply
 
 
+def test_a_reply_that_was_in_hand_is_not_lost_where_its_actor_is_joined(context, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with Actor(Recorder(), context=context) as actor:
+        future = ask(actor.proxy.echo, 1)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(_replies.replies(""), "_resolve", interrupted)
+            future.result(LIMIT)
+    assert 1 == future.result(LIMIT)
+
+
+def test_who_follows_does_not_wait_for_what_a_callback_does(recorder, context, gate, monkeypatch):
+    """Another thread hands out the reply, and does the callback."""
+    monkeypatch.setattr(_replies, "_LOOK_AGAIN", LIMIT)
+    with Actor(Recorder(), context=context) as slow:
+        leader = threading.Thread(target=ask(slow.proxy.wait_for, gate).result, args=(LIMIT,))
+        leader.start()
+        eventually(lambda: _replies.replies("")._leader)
+        done, waited = threading.Event(), []
+        future = ask(recorder.sleep, 0.1)
+        future._when_done(lambda _: waited.append(done.wait(LIMIT / 10)))
+        assert 0.1 == future.result(LIMIT)
+        done.set()
+        gate.touch()
+        leader.join(LIMIT)
+        assert [True] == waited
+
+
 def test_a_callback_may_wait_for_another_reply(recorder):
     results = []
     future = ask(recorder.sleep, 0.05)
