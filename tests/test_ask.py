@@ -38,11 +38,15 @@ def recorder(context):
 
 
 @pytest.fixture
-def gate(tmp_path):
-    """A file that Recorder.wait_for waits for; it is there at the end at the latest."""
-    path = tmp_path / "gate"
-    yield path
-    path.touch()
+def led(context, gate):
+    """Another thread reads the replies, until the gate is there."""
+    with Actor(Recorder(), context=context) as slow:
+        leader = threading.Thread(target=ask(slow.proxy.wait_for, gate).result, args=(LIMIT,))
+        leader.start()
+        eventually(lambda: _replies.replies("")._leader)
+        yield
+        gate.touch()
+        leader.join(LIMIT)
 
 
 def test_the_reply_is_a_future_of_the_standard_library(recorder):
@@ -401,21 +405,16 @@ def test_a_reply_that_was_in_hand_is_not_lost_where_its_actor_is_joined(context,
     assert 1 == future.result(LIMIT)
 
 
-def test_who_follows_does_not_wait_for_what_a_callback_does(recorder, context, gate, monkeypatch):
+def test_who_follows_does_not_wait_for_what_a_callback_does(recorder, led, monkeypatch):
     """Another thread hands out the reply, and does the callback."""
     monkeypatch.setattr(_replies, "_LOOK_AGAIN", LIMIT)
-    with Actor(Recorder(), context=context) as slow:
-        leader = threading.Thread(target=ask(slow.proxy.wait_for, gate).result, args=(LIMIT,))
-        leader.start()
-        eventually(lambda: _replies.replies("")._leader)
-        done, waited = threading.Event(), []
-        future = ask(recorder.sleep, 0.1)
-        future._when_done(lambda _: waited.append(done.wait(LIMIT / 10)))
-        assert 0.1 == future.result(LIMIT)
-        done.set()
-        gate.touch()
-        leader.join(LIMIT)
-        assert [True] == waited
+    done, waited = threading.Event(), []
+    future = ask(recorder.sleep, 0.1)
+    future._when_done(lambda _: waited.append(done.wait(LIMIT / 10)))
+    assert 0.1 == future.result(LIMIT)
+    done.set()
+    eventually(lambda: waited)
+    assert [True] == waited
 
 
 def test_a_callback_may_wait_for_another_reply(recorder):
@@ -488,7 +487,7 @@ def test_a_signal_handler_may_ask_where_its_thread_begins_to_lead(recorder, on_a
     assert all(leader == {"thread": threading.get_ident()} for leader in led) and led
 
 
-def test_a_signal_handler_may_ask_where_its_thread_begins_to_follow(recorder, context, on_alarm, monkeypatch):
+def test_a_signal_handler_may_ask_where_its_thread_begins_to_follow(recorder, led, on_alarm, monkeypatch):
     class Hit(dict):
         def __setitem__(self, *args):
             super().__setitem__(*args)
@@ -498,15 +497,10 @@ def test_a_signal_handler_may_ask_where_its_thread_begins_to_follow(recorder, co
 
     way, asked = _replies.replies(""), []
     on_alarm(lambda *_: asked.append(ask(recorder.sleep, 0.2).result(LIMIT / 10)))
-    with Actor(Recorder(), context=context) as slow:
-        leader = threading.Thread(target=ask(slow.proxy.sleep, 0.4).result, args=(LIMIT,))
-        leader.start()
-        eventually(lambda: way._leader)
-        future = ask(recorder.sleep, 0.05)
-        monkeypatch.setattr(way, "_followers", Hit())
-        assert 0.05 == future.result(LIMIT)
-        assert asked[1:] == [0.2]
-        leader.join(LIMIT)
+    future = ask(recorder.sleep, 0.05)
+    monkeypatch.setattr(way, "_followers", Hit())
+    assert 0.05 == future.result(LIMIT)
+    assert asked[1:] == [0.2]
 
 
 @pytest.mark.parametrize("call", ["create", "Inbox"])

@@ -222,6 +222,21 @@ def test_all_that_it_grows_by_is_there(inbox, fifo, path):
     assert path.stat().st_size <= 512 * path.stat().st_blocks
 
 
+def hit_by(handler, function, when):
+    """The function, with a signal handler that comes right before it or after it."""
+
+    def hit(*args, **kwargs):
+        if when == "before":
+            handler()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if when == "after":
+                handler()
+
+    return hit
+
+
 # What a reader does, and a signal handler of its that waits, where such a one may come: behind calls, and at the
 # beginning of functions. There it reads on, or takes all that there is, or both.
 
@@ -234,17 +249,7 @@ CALLS = [
 
 @pytest.mark.parametrize(("owner", "name", "when"), CALLS, ids=[f"{when} {name}" for _, name, when in CALLS])
 def test_a_signal_handler_may_read_anywhere(tmp_path, fifo, owner, name, when, monkeypatch, caplog):
-    function = getattr(owner, name)
     comes = 0
-
-    def hit(*args, **kwargs):
-        if when == "before":
-            handler()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            if when == "after":
-                handler()
 
     def handler():
         nonlocal comes
@@ -283,6 +288,7 @@ def test_a_signal_handler_may_read_anywhere(tmp_path, fifo, owner, name, when, m
                 if what == "take":
                     return
 
+    hit = hit_by(handler, getattr(owner, name), when)
     for seed in range(20):
         choice = random.Random(seed)
         sent, found = [], []
@@ -315,16 +321,7 @@ def test_a_signal_handler_may_read_while_is_taken_up_what_another_interrupted(
 ):
     def read_and_raise(*args):
         readv(*args)
-        raise Interrupted
-
-    def hit(self, *args):
-        if when == "before":
-            handler()
-        try:
-            return function(self, *args)
-        finally:
-            if when == "after":
-                handler()
+        raise KeyboardInterrupt
 
     def handler():
         monkeypatch.undo()
@@ -335,7 +332,7 @@ def test_a_signal_handler_may_read_while_is_taken_up_what_another_interrupted(
         if (body := inbox.take()) is not None:
             found.append(int(body))
 
-    readv, function, found = os.readv, getattr(Inbox, name), []
+    readv, found = os.readv, []
     _inbox.create(tmp_path / "inbox", fifo)
     inbox = Inbox(tmp_path / "inbox", fifo)
     os.write(fifo, b"".join(map(frame, range(3))))
@@ -343,11 +340,11 @@ def test_a_signal_handler_may_read_while_is_taken_up_what_another_interrupted(
     take()
     os.write(fifo, b"".join(map(frame, range(3, 6))))
     monkeypatch.setattr(os, "readv", read_and_raise)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         inbox.pull()
     monkeypatch.undo()
     os.write(fifo, b"".join(map(frame, range(6, 9))))
-    monkeypatch.setattr(Inbox, name, hit)
+    monkeypatch.setattr(Inbox, name, hit_by(handler, getattr(Inbox, name), when))
     if (body := inbox.recover()) is not None:
         found.append(int(body))
     monkeypatch.undo()
@@ -356,10 +353,6 @@ def test_a_signal_handler_may_read_while_is_taken_up_what_another_interrupted(
         take()
     assert list(dict.fromkeys(found)) == [*range(9)]  # what was handed out last may be handed out again
     inbox.close()
-
-
-class Interrupted(Exception):
-    pass
 
 
 # What a reader does, until it is killed.
