@@ -389,8 +389,9 @@ def _without_ctrl_c(start: Any) -> Iterator[None]:
         from multiprocessing import forkserver
 
         forkserver.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which raises what came just before
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

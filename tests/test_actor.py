@@ -412,3 +412,18 @@ def test_who_waits_for_the_end_of_a_process_is_idle(context, tmp_path):
         assert not actor.join(timeout=0.5)
         assert time.process_time() - before < 0.25
         (tmp_path / "gate.reached").touch()
+
+
+def test_a_ctrl_c_right_before_the_start_leaves_the_next_one_possible(monkeypatch):
+    block = signal.pthread_sigmask
+
+    def block_and_look(how, signals):
+        before = block(how, signals)
+        if signals == {signal.SIGINT}:  # Python looks for what came, and calls its handler, when it has blocked more
+            raise KeyboardInterrupt
+        return before
+
+    monkeypatch.setattr(signal, "pthread_sigmask", block_and_look)
+    with pytest.raises(KeyboardInterrupt):
+        Actor(Counter())
+    assert set() == block(signal.SIG_BLOCK, ())
