@@ -8,11 +8,11 @@ from ._actor import Actor
 from ._current import CurrentActor, current_actor, watch
 from ._enqueue import Enqueue, EnqueueLater, Timer
 from ._errors import ActorClosed, ActorDied, ActorError, DeadlockError, RemoteError
+from ._mailbox import Mailbox
 from ._proxy import ask, tell
 
 if TYPE_CHECKING:
     from ._future import Future
-    from ._mailbox import Mailbox
     from ._supervisor import Restart
 
 __version__ = "1.0.0.dev0"
@@ -42,8 +42,6 @@ def __getattr__(name: str) -> object:
     """Imports at their first use what imports a lot itself."""
     if name == "Future":
         from ._future import Future as found
-    elif name == "Mailbox":
-        from ._mailbox import Mailbox as found  # type: ignore[assignment]
     elif name == "Restart":
         from ._supervisor import Restart as found  # type: ignore[assignment]
     else:

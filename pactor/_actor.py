@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
 from ._enqueue import check_injectable
 from ._errors import ActorError
+from ._mailbox import Mailbox
 
 if TYPE_CHECKING:
     import functools
@@ -132,8 +133,6 @@ class Actor(Generic[T]):
     def _start(
         self, start: Any, cls: type, maxsize: int, main: Callable[..., None], arguments: tuple[Any, ...]
     ) -> None:
-        from ._mailbox import Mailbox  # not before it is needed: multiprocessing.queues imports a lot
-
         self._mailbox = Mailbox.for_actor(maxsize)
         self._process = start.Process(
             target=main, args=(self._mailbox, self._name, *arguments), name=self._name, daemon=False
@@ -362,7 +361,8 @@ def _concurrency(cls: type, concurrency: int | None) -> int:
         raise TypeError(f"concurrency must be an int, not {concurrency!r}")
     if concurrency is not None and concurrency < 1:
         raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
-    is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls))
+    names = [name for name in dir(cls) if not _proxy.is_dunder(name)]
+    is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in names)
     return concurrency or (_CONCURRENCY if is_async else 0)
 
 

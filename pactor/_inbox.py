@@ -323,9 +323,10 @@ def _views(mapping: mmap.mmap) -> tuple[memoryview, memoryview]:
     """The bytes of a mapping, and the words at its beginning. What erases it, is long enough then, too."""
     global _zeros
     view = memoryview(mapping)
-    zeros = memoryview(bytes(len(mapping)))
-    if zeros.nbytes > _zeros.nbytes:
-        _zeros = zeros
+    if view.nbytes > _zeros.nbytes:  # or else those are long enough that are here, or came with the fork
+        zeros = memoryview(bytes(view.nbytes))
+        if zeros.nbytes > _zeros.nbytes:  # as a signal handler may have made longer ones
+            _zeros = zeros
     return view, view[:_FRAMES].cast("Q")
 
 

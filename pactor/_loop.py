@@ -117,7 +117,7 @@ class Loop:
         try:
             built = pickle.loads(target) if isinstance(target, bytes) else target
             cls = _proxy.wrapped_class(built)
-            proxy = _proxy.make(cls, self._own)
+            proxy = _proxy.make_at_use(cls, self._own)
             self._object = built() if isinstance(built, (type, functools.partial)) else built
             if type(self._object) is not cls:
                 check_injectable(type(self._object))

@@ -9,6 +9,7 @@ only travels through.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import weakref
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
+#: Classes that need not be imported by their names, which may stand for others by now.
+_known: dict[tuple[str, str], type] = {}
 _classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
 
 
@@ -58,9 +61,11 @@ class Proxy:
 
     def __getattr__(self, name: str) -> Any:
         """Makes this the proxy of its class, at the first use in a process that it was sent to."""
-        if type(self) is Proxy and not is_dunder(name):
-            self.__class__ = class_for(_imported(*self.__target__))
-            return getattr(self, name)
+        if not is_dunder(name):
+            if type(self) is Proxy:
+                self.__class__ = class_for(_imported(*self.__target__))
+            with contextlib.suppress(AttributeError):  # also where another thread has just made it that
+                return object.__getattribute__(self, name)
         raise AttributeError(
             f"{self.__target__[1]!r} has no method {name!r}; a proxy has methods only: to read an attribute, "
             f"ask a method that returns it"
@@ -89,6 +94,13 @@ def wrapped_class(target: object) -> type:
 def make(cls: type, way: Channel) -> Proxy:
     """The proxy of an actor that wraps an instance of the class."""
     return class_for(cls)(way, (cls.__module__, cls.__qualname__))
+
+
+def make_at_use(cls: type, way: Channel) -> Proxy:
+    """The same, made for the class at its first use: to look at methods imports as much as the rest of an actor."""
+    target = cls.__module__, cls.__qualname__
+    _known[target] = cls
+    return Proxy(way, target)
 
 
 def class_for(cls: type) -> type[Proxy]:
@@ -170,6 +182,8 @@ def _replies(mailbox: str) -> Replies:
 
 
 def _imported(module: str, qualname: str) -> type:
+    if known := _known.get((module, qualname)):
+        return known
     import importlib
 
     found: Any = importlib.import_module(module)

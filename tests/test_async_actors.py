@@ -489,9 +489,11 @@ def test_many_signals_that_come_to_a_busy_method_are_no_news(context, capfd):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_class_without_coroutines_has_no_asyncio(method, tmp_path):
+def test_only_what_the_class_needs_is_imported(method, tmp_path):
     (tmp_path / "program.py").write_text(IMPORTS)
-    assert "False True" == run("program.py", method, tmp_path).strip()
+    asyncio, inspect = run("program.py", method, tmp_path).splitlines()
+    assert "False True" == asyncio
+    assert ("True True" if method == "fork" else "False True") == inspect
 
 
 IMPORTS = """
@@ -499,8 +501,11 @@ import sys
 from pactor import Actor, ask
 
 class Plain:
-    def has_asyncio(self):
-        return "asyncio" in sys.modules
+    def has(self, module):
+        return module in sys.modules
+
+    def enqueues(self):
+        self.enqueue(self.has, "inspect")
 
 class Async(Plain):
     async def wait(self):
@@ -508,7 +513,10 @@ class Async(Plain):
 
 if __name__ == "__main__":
     with Actor(Plain()) as plain, Actor(Async()) as coroutines:
-        print(*[ask(actor.proxy.has_asyncio).result(timeout=60) for actor in (plain, coroutines)])
+        print(*[ask(actor.proxy.has, "asyncio").result(timeout=60) for actor in (plain, coroutines)])
+        before = ask(plain.proxy.has, "inspect").result(timeout=60)
+        ask(plain.proxy.enqueues).result(timeout=60)
+        print(before, ask(plain.proxy.has, "inspect").result(timeout=60))
 """
 
 

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from enqueue_actors import Enqueues, Selfish
+from programs import run
 from support import LIMIT, Recorder, eventually, reached, sleeps
 
 from pactor import Actor, ask
@@ -137,6 +138,38 @@ def test_what_an_actor_sends_itself_frees_no_room_that_others_took(tmp_path, siz
         assert 2 == slots_taken(actor, 3)
         gates[2].touch()
         assert [bytes(size), bytes(size), "one", "two"] == ask(actor.proxy.all).result(LIMIT)
+
+
+def test_a_thread_enqueues_where_the_module_was_about_to_be_imported(tmp_path):
+    (tmp_path / "application.py").write_text(APPLICATION)
+    (tmp_path / "program.py").write_text("import application")
+    assert "['tick']" == run("program.py", "fork", tmp_path).strip()
+
+
+#: In the actor, its own import never ends.
+APPLICATION = """
+import threading
+from pactor import Actor, ask
+
+class Ticker:
+    def __init__(self):
+        self.seen = []
+
+    def tick(self):
+        self.seen.append("tick")
+
+    def tick_from_a_thread(self):
+        thread = threading.Thread(target=lambda: self.enqueue(self.tick), daemon=True)
+        thread.start()
+        thread.join(10)
+
+    def all(self):
+        return self.seen
+
+with Actor(Ticker()) as ticker:
+    ask(ticker.proxy.tick_from_a_thread).result(timeout=60)
+    print(ask(ticker.proxy.all).result(timeout=60))
+"""
 
 
 def slots_taken(actor, maxsize):

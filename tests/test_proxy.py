@@ -14,6 +14,7 @@ import pytest
 from support import LIMIT, Counter, Recorder, eventually
 
 from pactor import Actor, ask
+from pactor._proxy import Proxy
 
 UNPICKLABLE = threading.Lock()
 
@@ -188,7 +189,7 @@ def test_an_argument_that_cannot_be_pickled_raises_in_the_caller(menagerie):
     assert ("Menagerie", 1) == ask(menagerie.klass, 1).result(LIMIT)
 
 
-@pytest.mark.parametrize("name", ["prop", "constant", "Nested", "nothing", "__call__"])
+@pytest.mark.parametrize("name", ["prop", "constant", "Nested", "nothing", "__call__", "mro"])
 def test_what_is_no_method_is_not_there(menagerie, name):
     with pytest.raises(AttributeError, match=r"Menagerie.*no method"):
         getattr(menagerie, name)
@@ -249,6 +250,15 @@ def test_goes_into_constructors_messages_containers_and_replies(context):
         second.proxy.use(2)
         assert counter.proxy == ask(second.proxy.give).result(LIMIT)
         assert 3 == eventually(lambda: ask(second.proxy.ask).result(LIMIT) == 3 and 3)
+
+
+def test_is_there_for_all_threads_when_one_is_the_first_to_use_it():
+    with Actor(Counter()) as counter:
+        proxy = Proxy(counter.proxy.__channel__, (Counter.__module__, Counter.__qualname__))
+        look_up = functools.partial(type(proxy).__getattr__, proxy)  # where a thread is that found no attribute
+        proxy.add(2)
+        look_up("add")(3)
+        assert 5 == ask(counter.proxy.total).result(LIMIT)
 
 
 def test_a_bound_method_can_be_sent_too(context):
