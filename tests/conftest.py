@@ -27,6 +27,9 @@ multiprocessing.set_forkserver_preload(["pytest", "hypothesis", "support", "mail
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The test command starts it with SIGILL ignored. It is to end pytest, when faulthandler has printed all stacks.
+signal.signal(signal.SIGILL, signal.SIG_DFL)
+
 
 @pytest.fixture(params=METHODS)
 def context(request):
