@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
 from ._enqueue import check_injectable
 from ._errors import ActorError
-from ._mailbox import Mailbox
 
 if TYPE_CHECKING:
     import functools
@@ -133,6 +132,8 @@ class Actor(Generic[T]):
     def _start(
         self, start: Any, cls: type, maxsize: int, main: Callable[..., None], arguments: tuple[Any, ...]
     ) -> None:
+        from ._mailbox import Mailbox  # not before it is needed, see pactor/__init__.py
+
         self._mailbox = Mailbox.for_actor(maxsize)
         self._process = start.Process(
             target=main, args=(self._mailbox, self._name, *arguments), name=self._name, daemon=False
@@ -361,8 +362,7 @@ def _concurrency(cls: type, concurrency: int | None) -> int:
         raise TypeError(f"concurrency must be an int, not {concurrency!r}")
     if concurrency is not None and concurrency < 1:
         raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
-    names = [name for name in dir(cls) if not _proxy.is_dunder(name)]
-    is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in names)
+    is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls))
     return concurrency or (_CONCURRENCY if is_async else 0)
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._proxy import Proxy
+from ._proxy import Proxy, complete
 
 if TYPE_CHECKING:
     from ._deadlock import Deadlocks
@@ -25,9 +25,14 @@ class CurrentActor:
 
     def __init__(self, name: str, proxy: Any, enqueue: Enqueue, enqueue_later: EnqueueLater) -> None:
         self.name = name
-        self.proxy = proxy
+        self._proxy = proxy
         self.enqueue = enqueue
         self.enqueue_later = enqueue_later
+
+    @property
+    def proxy(self) -> Any:
+        """What others hold of it, to be sent to them."""
+        return complete(self._proxy)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

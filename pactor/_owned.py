@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
 from . import _ending
@@ -25,6 +24,8 @@ def add(actor: Actor[Any]) -> None:
     global _closes_at_exit
     _running.append(actor)
     if not _closes_at_exit:
+        from multiprocessing import util
+
         util.Finalize(None, _close_all, exitpriority=100)
         _closes_at_exit = True
 

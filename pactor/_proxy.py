@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-#: Classes that need not be imported by their names, which may stand for others by now.
-_known: dict[tuple[str, str], type] = {}
+#: What actors of this process wrap, by their mailboxes: by its name it might be another class by now.
+_known: dict[str, type] = {}
 _classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
 
 
@@ -62,8 +62,7 @@ class Proxy:
     def __getattr__(self, name: str) -> Any:
         """Makes this the proxy of its class, at the first use in a process that it was sent to."""
         if not is_dunder(name):
-            if type(self) is Proxy:
-                self.__class__ = class_for(_imported(*self.__target__))
+            complete(self)
             with contextlib.suppress(AttributeError):  # also where another thread has just made it that
                 return object.__getattribute__(self, name)
         raise AttributeError(
@@ -77,8 +76,7 @@ class Proxy:
         super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        if type(self) is Proxy:
-            self.__class__ = class_for(_imported(*self.__target__))
+        complete(self)
         return list(super().__dir__())
 
 
@@ -98,9 +96,16 @@ def make(cls: type, way: Channel) -> Proxy:
 
 def make_at_use(cls: type, way: Channel) -> Proxy:
     """The same, made for the class at its first use: to look at methods imports as much as the rest of an actor."""
-    target = cls.__module__, cls.__qualname__
-    _known[target] = cls
-    return Proxy(way, target)
+    _known[way.mailbox] = cls
+    return Proxy(way, (cls.__module__, cls.__qualname__))
+
+
+def complete(proxy: Proxy) -> Proxy:
+    """Makes a proxy that of its class, if it is not yet."""
+    if type(proxy) is Proxy:
+        known = _known.get(proxy.__channel__.mailbox)
+        proxy.__class__ = class_for(_imported(*proxy.__target__) if known is None else known)
+    return proxy
 
 
 def class_for(cls: type) -> type[Proxy]:
@@ -182,8 +187,6 @@ def _replies(mailbox: str) -> Replies:
 
 
 def _imported(module: str, qualname: str) -> type:
-    if known := _known.get((module, qualname)):
-        return known
     import importlib
 
     found: Any = importlib.import_module(module)

@@ -79,6 +79,9 @@ class Knows(Recorder):
     def on_start(self):
         self.note(current_actor().name)
 
+    def type_of_its_proxy(self):
+        return type(current_actor().proxy).__name__
+
     def use(self):
         me = current_actor()
         me.enqueue(self.note, "enqueued")

@@ -26,6 +26,7 @@ from plain_actors import (
     Strays,
     WithPrimitives,
 )
+from programs import METHODS, run
 from support import LIMIT, Counter, Recorder, eventually, reached, runs
 
 from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, _ending, _runtime, ask
@@ -416,6 +417,7 @@ def test_who_waits_for_the_end_of_a_process_is_idle(context, tmp_path):
 
 def test_a_ctrl_c_right_before_the_start_leaves_the_next_one_possible(monkeypatch):
     block = signal.pthread_sigmask
+    before = block(signal.SIG_BLOCK, ())
 
     def block_and_look(how, signals):
         before = block(how, signals)
@@ -426,4 +428,24 @@ def test_a_ctrl_c_right_before_the_start_leaves_the_next_one_possible(monkeypatc
     monkeypatch.setattr(signal, "pthread_sigmask", block_and_look)
     with pytest.raises(KeyboardInterrupt):
         Actor(Counter())
-    assert set() == block(signal.SIG_BLOCK, ())
+    assert before == block(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_is_waited_for_before_what_was_to_come_at_exit_when_it_was_made(method, tmp_path):
+    (tmp_path / "program.py").write_text(AT_EXIT)
+    assert "written at exit" == " ".join(run("program.py", method, tmp_path).split())
+
+
+AT_EXIT = """
+import atexit
+from pactor import Actor
+
+class Writer:
+    def write(self):
+        print("written", flush=True)
+
+if __name__ == "__main__":
+    atexit.register(print, "at exit", flush=True)  # as the removal of a temporary directory
+    Actor(Writer()).proxy.write()
+"""

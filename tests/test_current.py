@@ -170,6 +170,7 @@ def test_bad_watches_raise_at_the_call():
 def test_current_actor_is_what_it_is_in(context):
     assert current_actor() is None
     with Actor(Knows, name="me", context=context) as actor:
+        assert "KnowsProxy" == ask(actor.proxy.type_of_its_proxy).result(LIMIT)
         assert (None, "<CurrentActor 'me'>") == ask(actor.proxy.use).result(LIMIT)
         eventually(lambda: {"me", "enqueued", "later", "told"} == set(ask(actor.proxy.all).result(LIMIT)))
 
