@@ -179,7 +179,7 @@ class Eater:
         self.count = self.size = 0
 
     def eat(self, number, data):
-        assert number == self.count
+        assert number == self.count, f"number {number} came after {self.count}, with {data[0]} and {data[-1]}"
         assert data[0] == data[-1] == number % 251
         self.count += 1
         self.size += len(data)
