@@ -98,18 +98,16 @@ def read(mailbox: str) -> Ending | None:
 
 def find(mailbox: str) -> Ending:
     """Finds out how the reader of ``mailbox`` ended, from outside."""
-    if ending := read(mailbox):
-        return ending
-    if not os.path.isdir(mailbox):
-        return CLOSED
     pid = _inbox.reader(f"{mailbox}/inbox")
     deadline = time.monotonic() + _WRITING
-    while (exitcode := _exitcode_of_zombie(pid)) is None:
-        # The parent has reaped it, and may be about to write.
+    while True:
         if ending := read(mailbox):
             return ending
         if not os.path.isdir(mailbox):
             return CLOSED
+        if (exitcode := _exitcode_of_zombie(pid)) is not None:
+            break
+        # The parent has reaped it, and may be about to write.
         if time.monotonic() > deadline:
             return UNKNOWN
         time.sleep(0.001)
