@@ -7,11 +7,12 @@ Rules:
 1. A block is a file in ``/dev/shm`` that its sender keeps mapped, with a name in a directory of the sender's. For the
    receiver it gets a second name, in the mailbox, as any payload has one (see `_wire`). Just one process can remove
    that: the one that did has the payload. It keeps the block mapped too, but for one that arrays live in.
-2. Its first word says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name; the
+2. Its first byte says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name; the
    receiver stores ``FREE`` behind the loading or, where arrays live in it, behind the last of them. A receiver that is
-   killed can't, and one that forks does not; then the block is not used again.
+   killed can't, and one that forks does not; then the block is not used again. It is a byte as that is stored once:
+   a slice goes through memcpy, which stores eight bytes twice, and between the two the sender may use the block again.
 3. Both may forget a block at any time: the memory goes with the last who has it mapped.
-4. Where no block is to be had, a payload goes into a file of its own, whose first word is ``FREE``.
+4. Where no block is to be had, a payload goes into a file of its own, whose first byte is ``FREE``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 from . import _runtime
 
-FREE, IN_USE, INHABITED = (number.to_bytes(8, "little") for number in range(3))
+FREE, IN_USE, INHABITED = range(3)
 
 #: Payloads of other sizes have files of their own, in bytes.
 SMALLEST, LARGEST = 64 << 10, 32 << 20
@@ -63,7 +64,7 @@ class _Block:
         return len(self.mapping)
 
     def is_free(self) -> bool:
-        return self.mapping[:8] == FREE
+        return self.mapping[0] == FREE
 
 
 #: Those of this process, the last used last. Whoever takes one out has it for himself, in whatever thread or signal
@@ -75,7 +76,7 @@ _made = 0
 def store(path: str, parts: Sequence[Any], size: int, inhabited: bool) -> bool:
     """Stores the parts, one behind the other, and names them ``path``; False where there is no block for that.
 
-    The first eight bytes of the parts are ``FREE``.
+    The first byte of the parts is ``FREE``.
     """
     if not SMALLEST <= size <= LARGEST or not path.startswith(_MEMORY):
         return False
@@ -86,7 +87,7 @@ def store(path: str, parts: Sequence[Any], size: int, inhabited: bool) -> bool:
         if block is None:
             return False
         _fill(block.mapping, parts)
-        block.mapping[:8] = INHABITED if inhabited else IN_USE
+        block.mapping[0] = INHABITED if inhabited else IN_USE
         block.sent = time.monotonic()
         os.link(block.path, path)
     except OSError:  # there is no room, no descriptor, no such place: the file says which
@@ -167,7 +168,7 @@ class _Inhabited(mmap.mmap):
                 self.resize(len(self))  # in a cycle that is collected, what lives in it may come later
             except BufferError:
                 return
-            self[:8] = FREE
+            self[0] = FREE
 
 
 #: How often this process was forked: what lived in a block then may live on in a child.
@@ -181,13 +182,13 @@ def claim(path: str) -> mmap.mmap:
     status = os.lstat(path)
     key = status.st_dev, status.st_ino
     known = _known.get(key)
-    if known is not None and known[:8] == IN_USE:
+    if known is not None and known[0] == IN_USE:
         os.unlink(path)
         return known
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         os.unlink(path)
-        state = os.pread(fd, 8, 0)
+        state = int.from_bytes(os.pread(fd, 1, 0), "little")
         if state == INHABITED:
             return _Inhabited(fd, 0)
         mapping = mmap.mmap(fd, 0)
@@ -203,7 +204,7 @@ def claim(path: str) -> mmap.mmap:
 def release(mapping: mmap.mmap) -> None:
     """Gives back what was claimed, but for what lives in it."""
     if not isinstance(mapping, _Inhabited):
-        mapping[:8] = FREE
+        mapping[0] = FREE
 
 
 def _note_fork() -> None:

@@ -6,7 +6,7 @@ Rules:
    or nothing, so any number of senders need no lock, and one that is killed leaves no half of a frame.
 2. A body that does not fit is stored as a file in the receiver's mailbox, and the frame names it. The file gets its
    name when it is complete; its receiver removes the name before it loads it. It may be a block, which the sender uses
-   again and again: the first word is its state (see `_blocks`), which is FREE in all other files.
+   again and again: the first byte is its state (see `_blocks`), which is FREE in all other files.
 3. Buffers that pickle protocol 5 takes out of band lie behind the body in that file, each aligned. The receiver maps
    them: a numpy array is written once and not copied again.
 """
@@ -57,7 +57,7 @@ _ALIGN = 64
 _MAX_MAPPINGS = 256
 _READ_ONLY = 1 << 63
 _U64 = struct.Struct("<Q")
-_START = struct.Struct("<QQQ")  # the state of a block, the number of buffers, the size of the pickle
+_START = struct.Struct("<B7xQQ")  # the state of a block, the number of buffers, the size of the pickle
 # Linux writes and reads at most 2 GiB in one call, and IOV_MAX is 1,024.
 _MAX_WRITE = 1 << 30
 
@@ -183,7 +183,7 @@ def _stored(directory: str, body: list[bytes], buffers: list[memoryview]) -> byt
     """Writes a pickle and its buffers to a file in the directory; returns its name. Raises as `Channel.post` does."""
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     size = sum(map(len, body))
-    parts: list[Any] = [_START.pack(0, len(buffers), size), index, *body]
+    parts: list[Any] = [_START.pack(_blocks.FREE, len(buffers), size), index, *body]
     end = _START.size + len(index) + size
     for view in buffers:
         parts += [bytes(-end % _ALIGN), view]
