@@ -322,9 +322,10 @@ class Loop:
         raise Stop(Ending(False, f"ended itself: {what} raised {said(error)}"), code) from None
 
     def _wait(self) -> None:
-        """Waits for something to do."""
-        while self._attention:
+        """Waits for something to do, or does it."""
+        if self._attention:
             self._attend()
+            return  # it may have been what the caller waits for
         self._is_waiting = True
         try:
             if self._is_due():  # a signal handler came before this line, and found nobody to nudge

@@ -13,7 +13,7 @@ import pytest
 from later_actors import Forwarder, Limited
 from support import LIMIT, Recorder, eventually, reached, results, sleeps
 
-from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, _loop, ask
+from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, _loop, _waiting, ask
 from pactor._later import Unanswered, unanswered
 
 FOREVER = Restart(max_restarts=math.inf, backoff=0)
@@ -173,6 +173,20 @@ def test_an_actor_that_is_flooded_while_it_closes_still_sends_what_it_owes(monke
         ask(other.proxy.echo).result(LIMIT)
         gate.touch()
         assert owed.result(LIMIT) is None
+
+
+def test_an_actor_that_looks_for_what_comes_soon_while_it_closes_sees_what_is_done(monkeypatch, gate):
+    monkeypatch.setattr(_waiting.Patience, "SHORT", 1.0)
+    monkeypatch.setattr(_waiting.Patience, "BLIND", math.inf)
+    for _ in range(10):  # it has to look just when the thread has nudged it
+        with Actor(Forwarder(), context=multiprocessing.get_context("fork")) as actor:
+            owed = ask(actor.proxy.from_a_thread, "done")
+            assert "slept" == ask(actor.proxy.echo, "slept").result(LIMIT)
+            actor.close()
+            assert "done" == owed.result(LIMIT)
+            has_ended = actor.join(LIMIT)
+            actor.kill()
+        assert has_ended
 
 
 def test_what_is_done_when_sigterm_comes_is_replied(context, gate):
