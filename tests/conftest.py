@@ -99,7 +99,7 @@ async def _total(actor):
 @pytest.fixture(autouse=True)
 def leaves_nothing(_started, request):
     """Fails a test that leaves something behind."""
-    before = _things()
+    before, running = _things(), {pid for pid, _ in processes()}
     yield
     request.node.funcargs.clear()  # a proxy that a fixture gave has its way open for as long as somebody has it
 
@@ -107,8 +107,13 @@ def leaves_nothing(_started, request):
         gc.collect()  # each time: what a thread still has in hand is no garbage before it lets go
         return sorted(_things() - before)
 
-    # What was killed needs a moment to be gone.
-    eventually(lambda: not left(), lambda: f"left behind: {left()}", limit=10)
+    try:
+        # What was killed needs a moment to be gone.
+        eventually(lambda: not left(), lambda: f"left behind: {left()}", limit=10)
+    except AssertionError:
+        for pid in {pid for pid, _ in processes()} - running:
+            os.kill(pid, signal.SIGKILL)  # pytest would wait for it at its end
+        raise
     gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
 
 
