@@ -9,8 +9,9 @@ Rules:
    that: the one that did has the payload. It keeps the block mapped too, but for one that arrays live in.
 2. Its first byte says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name; the
    receiver stores ``FREE`` behind the loading or, where arrays live in it, behind the last of them. A receiver that is
-   killed can't, and one that forks does not; then the block is not used again. It is a byte as that is stored once:
-   a slice goes through memcpy, which stores eight bytes twice, and between the two the sender may use the block again.
+   killed can't, and one that forks does not; then the block is not used again. It is one byte, set by its index, as
+   that alone is one store: a slice goes through memcpy, which may store eight bytes twice, and between the two the
+   sender may have used the block again.
 3. Both may forget a block at any time: the memory goes with the last who has it mapped.
 4. Where no block is to be had, a payload goes into a file of its own, whose first byte is ``FREE``.
 """
@@ -158,6 +159,8 @@ def forget() -> bool:
 
 class _Inhabited(mmap.mmap):
     """Gives the block back when nothing lives in it any more. (`mmap.__new__` takes the arguments.)"""
+
+    forks = -1  # where it could not be mapped
 
     def __init__(self, *_args: object) -> None:
         self.forks = _forks

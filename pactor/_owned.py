@@ -24,7 +24,7 @@ def add(actor: Actor[Any]) -> None:
     global _closes_at_exit
     _running.append(actor)
     if not _closes_at_exit:
-        from multiprocessing import util
+        from multiprocessing import util  # see pactor/__init__.py
 
         util.Finalize(None, _close_all, exitpriority=100)
         _closes_at_exit = True

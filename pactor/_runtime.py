@@ -123,7 +123,7 @@ def home(neighbour: str | None = None) -> Home:
         found = Home(path) if path else _make()
         found = _homes.setdefault(found.path, found)
         _leave_at_exit(found)
-        from multiprocessing import util
+        from multiprocessing import util  # see pactor/__init__.py
 
         # A process of multiprocessing forgets the finalizers that it inherits.
         util.register_after_fork(found, _leave_at_exit)
@@ -165,7 +165,7 @@ def blocks(neighbour: str) -> str:
     if _blocks_path is None or not os.path.isdir(_blocks_path):
         path = f"{place}/blocks.{os.getpid()}.{os.urandom(8).hex()}"
         os.mkdir(path, 0o700)
-        from multiprocessing import util
+        from multiprocessing import util  # see pactor/__init__.py
 
         util.Finalize(None, remove, (path,), exitpriority=3)
         _blocks_path = path
@@ -282,7 +282,7 @@ def _open_private(path: str) -> int:
 
 
 def _leave_at_exit(home: Home) -> None:
-    from multiprocessing import util  # not before it is needed, as it imports a lot
+    from multiprocessing import util  # see pactor/__init__.py
 
     # Behind the actors' own finalizer: they end before the place that they live in.
     util.Finalize(None, _leave, (home,), exitpriority=1)

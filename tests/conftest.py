@@ -27,7 +27,7 @@ multiprocessing.set_forkserver_preload(["pytest", "hypothesis", "support", "mail
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The test command starts it with SIGILL ignored. It is to end pytest, when faulthandler has printed all stacks.
+# The test command starts pytest with SIGILL ignored. It is to end it, behind the stacks that faulthandler prints.
 signal.signal(signal.SIGILL, signal.SIG_DFL)
 
 
@@ -99,7 +99,7 @@ async def _total(actor):
 @pytest.fixture(autouse=True)
 def leaves_nothing(_started, request):
     """Fails a test that leaves something behind."""
-    before, running = _things(), {pid for pid, _ in processes()}
+    before, running = _things(), dict(processes())
     yield
     request.node.funcargs.clear()  # a proxy that a fixture gave has its way open for as long as somebody has it
 
@@ -111,9 +111,17 @@ def leaves_nothing(_started, request):
         # What was killed needs a moment to be gone.
         eventually(lambda: not left(), lambda: f"left behind: {left()}", limit=10)
     except AssertionError:
-        for pid in {pid for pid, _ in processes()} - running:
-            os.kill(pid, signal.SIGKILL)  # pytest would wait for it at its end
+        eventually(lambda: not _kill(pid for pid, name in processes() if name and pid not in running))
         raise
+
+
+def _kill(pids):
+    """Kills processes: pytest would wait for them at its end. Returns those that there were; zombies have no name."""
+    found = list(pids)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
     gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
 
 
@@ -143,7 +151,9 @@ def _is_of_block(fd, target):
 
 
 def _names(path):
-    return [child.name for child in path.iterdir()] if path.is_dir() else []
+    with contextlib.suppress(OSError):
+        return os.listdir(path)
+    return []
 
 
 def _descriptors():

@@ -138,6 +138,13 @@ def test_what_a_killed_receiver_had_is_not_used_again(mailbox, start, where):
     assert 2 == len(paths())
 
 
+def test_a_block_is_given_back_by_one_store():
+    """A slice would be more than one, and between them the sender may use it again."""
+    mapping = {}
+    _blocks.release(mapping)
+    assert {0: _blocks.FREE} == mapping
+
+
 def test_all_together_are_bounded(mailbox):
     sizes = random.Random(0).choices(range(100_000, _blocks.LARGEST, 1000), k=40)
     for ahead in (1, 10):
@@ -351,3 +358,11 @@ def test_without_descriptors_what_is_not_sent_leaves_no_file():
     with free_descriptors(0), pytest.raises(Full):
         mailbox.put(bytes(LARGE), block=False)
     assert before == sorted(os.listdir(mailbox.directory))
+
+
+def test_what_can_not_be_mapped_is_an_error_and_no_more(tmp_path):
+    """With one descriptor it can be opened, and mmap wants another."""
+    path = tmp_path / "block"
+    path.write_bytes(bytes([_blocks.INHABITED]) * LARGE)
+    with free_descriptors(1), pytest.raises(OSError, match="Too many open files"):
+        _blocks.claim(str(path))
