@@ -208,8 +208,8 @@ class Actor(Generic[T]):
         with contextlib.suppress(ActorError):
             end = _wire.frame(_wire.CLOSE, b"", b"")
             if not self._way.try_send(end):
-                # Too much to read for one more frame. The reader finds the word when it reads on; if it has just
-                # done so for the last time, there is room now.
+                # Too much to read for one more frame. The reader finds the word when it reads on, or before it sleeps;
+                # if it has just looked for the last time, there is room now.
                 _inbox.close_when_read(f"{self._mailbox.directory}/inbox")
                 self._way.try_send(end)
             self._way.end(_ending.CLOSED)
@@ -223,13 +223,14 @@ class Actor(Generic[T]):
         """
         self._check_owner()
         deadline = _waiting.deadline_in(timeout)
-        if self.exitcode is None:
-            with contextlib.ExitStack() as stack:
-                fd = _waiting.open_process(self._process.pid)  # a supervisor's: its actor's end is not the end
-                if fd is None:
-                    fd = self._process.sentinel
-                else:
-                    stack.callback(os.close, fd)
+        with contextlib.ExitStack() as stack:
+            # Before the look, as another thread could reap it in between.
+            fd = _waiting.open_process(self._process.pid)  # a supervisor's: its actor's end is not the end
+            if fd is None:
+                fd = self._process.sentinel  # which what it has forked keeps open
+            else:
+                stack.callback(os.close, fd)
+            if self.exitcode is None:
                 if deadlocks := _current.deadlocks():
                     stack.enter_context(deadlocks.joining(self._way, deadline))
                 if not _waiting.wait(fd, select.POLLIN, deadline):

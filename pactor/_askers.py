@@ -115,7 +115,8 @@ class Askers:
             return
         self._forget(asker)
         self._poll.modify(way.file, 0)
-        if frames is None:  # there was nothing to send: it has ended
+        # There was nothing to send, so it has ended, unless the event was of another one that had this descriptor.
+        if frames is None and _waiting.is_ready(way.file, 0):
             way.fail()
 
     def _meet(self, asker: bytes) -> Channel:

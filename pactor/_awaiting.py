@@ -219,8 +219,9 @@ class Outbox:
             self._way.choose_way()
 
     def _go_on(self) -> None:
-        self.flush(0)
-        self._watch(self._way.lacks() if self._entries else _NOTHING)
+        # Where another thread is about to send what it has taken out, it may put it back.
+        is_sent = self.flush(0)
+        self._watch(_NOTHING if is_sent and not self._entries else self._way.lacks())
 
     def _watch(self, lacks: tuple[int, int]) -> None:
         """Has the loop go on when there may be room."""
@@ -249,7 +250,7 @@ def ask(way: Channel, head: bytes, message: tuple[Any, ...], future: Future[Any]
 
     def sent(error: Exception | None) -> None:
         if error is not None:
-            future._replies.finish(future, None, error)
+            future._replies.fail(future, error)
 
     _send(way, way.pack(_wire.ASK, head, message), len(head), future, sent)
 

@@ -204,6 +204,11 @@ class Inbox:
         """How many bytes are here that were not handed out."""
         return self._end - self._position
 
+    @property
+    def is_to_close(self) -> bool:
+        """Whether the owner wants a CLOSE behind what was queued, and no `pull` has seen it yet."""
+        return self._words[_CLOSING] != 0
+
     def finish(self) -> None:
         """Says that the frame handed out last is done with, where no further `take` will say so."""
         self._words[_WORD] = self._position << 2 | READY

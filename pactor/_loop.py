@@ -326,6 +326,9 @@ class Loop:
         if self._attention:
             self._attend()
             return  # it may have been what the caller waits for
+        if self._inbox.is_to_close and not self._deaf:  # the word came when the last read had begun: none may follow
+            self._pull()
+            return
         self._is_waiting = True
         try:
             if self._is_due():  # a signal handler came before this line, and found nobody to nudge

@@ -106,10 +106,7 @@ class Replies:
             raise
         watched = self._watched.get(way.file)
         if watched is None or watched() is not way:
-            self._watched[way.file] = weakref.ref(way)
-            self._poll.register(way.file, 0)  # only errors, which are always reported
-            if self._bundle:
-                self._bundle.register(way.file, 0)
+            self._watch(way.file, weakref.ref(way))
             self._nudge()
         return future
 
@@ -184,12 +181,13 @@ class Replies:
 
             _awaiting.send_beside(future)
         with self._helping:
-            if future._number in self._pending:
-                self._helped.add(future._number)
-                if self._helper is None:
-                    helper = threading.Thread(target=self._help, name="pactor replies", daemon=True)
-                    helper.start()
-                    self._helper = helper
+            self._helped.add(future._number)
+            if future._number not in self._pending:  # behind it: a leader may be handing it out
+                self._helped.discard(future._number)
+            elif self._helper is None:
+                helper = threading.Thread(target=self._help, name="pactor replies", daemon=True)
+                helper.start()
+                self._helper = helper
 
     # A reader for whoever waits, see _waiting.
 
@@ -383,8 +381,11 @@ class Replies:
 
     def _bury(self, fd: int) -> None:
         """Ends what an actor owes that is gone."""
-        way = self._watched[fd]()
-        if way is not None and way.file == fd:  # or else the descriptor is another's by now
+        watched = self._watched[fd]
+        way = watched()
+        if way is not None and way.file == fd:
+            if not _waiting.is_ready(fd, 0):
+                return  # the event was of another one that had this descriptor
             while self._receive():  # what it sent before it ended
                 pass
             ending = way.look()
@@ -392,10 +393,24 @@ class Replies:
             for future in list(self._pending.values()):
                 if future._way is way:
                     self.finish(future, None, ending.error(way.name))
-        self._watched.pop(fd, None)
+        found = self._watched.pop(fd, None)
         _forget(self._poll, fd)
         if self._bundle:
             _forget(self._bundle, fd)
+        if found is not None and found is not watched:  # another thread has asked an actor by this descriptor meanwhile
+            self._watch(fd, found)
+
+    def _watch(self, fd: int, way: weakref.ref[Channel]) -> None:
+        """Has the leader, whoever it is, told of the end of an actor."""
+        self._watched[fd] = way
+        self._poll.register(fd, 0)  # only errors, which are always reported
+        if self._bundle:
+            self._bundle.register(fd, 0)
+
+    def fail(self, future: Future[Any], error: BaseException) -> None:
+        """Decides a future for which another thread may lead."""
+        self.finish(future, None, error)
+        self._nudge()
 
     def finish(self, future: Future[Any], value: object, error: BaseException | None) -> None:
         """Decides a future."""

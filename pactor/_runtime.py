@@ -14,6 +14,7 @@ A path is all the address that a mailbox needs, so one process hands it to anoth
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -187,11 +188,11 @@ def remove(path: str, keep: str = "") -> None:
         except FileNotFoundError:
             pass
         except OSError as error:
-            # ENOTEMPTY: a sender put a file there between the look and the removal. Once the directory is gone,
-            # none can.
-            if os.path.isdir(path) and os.listdir(path) and os.access(path, os.W_OK):
+            # A sender put a file there between the look and the removal. Once the directory is gone, none can. What
+            # can't be removed says so itself.
+            if error.errno == errno.ENOTEMPTY:
                 continue
-            raise error
+            raise
         return
 
 
