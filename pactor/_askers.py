@@ -128,7 +128,7 @@ class Askers:
         self._poll.register(way.file, 0)  # only its end, which is always reported
         self._ways[asker] = way
         if len(self._ways) > _MAX_OPEN:
-            idle = next((asker for asker in self._ways if asker not in self._unsent), None)
+            idle = next((other for other in self._ways if other not in self._unsent and other != asker), None)
             if idle is not None:
                 self._poll.unregister(self._ways.pop(idle).file)
         return way

@@ -150,8 +150,8 @@ class Channel:
     def choose_way(self) -> None:
         """Lets frames be written without further ado, or not."""
         with _opening:
-            self.fd = -1 if self._slots or self.outboxes else self.file
-            if self.ending:  # behind it: another thread may note the end just now
+            self.fd = -1 if self._slots or self.outboxes or self.ending else self.file
+            if self.ending:  # again: another thread may have noted the end just before
                 self.fd = -1
 
     def open(self) -> None:

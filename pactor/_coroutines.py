@@ -145,7 +145,7 @@ class AsyncLoop(Loop):
 
     async def _idle(self) -> None:
         """Waits for something to do."""
-        if self._inbox.is_to_close and not self._is_ahead:  # as in any loop
+        if self._inbox.is_to_close and not (self._deaf or self._is_ahead):  # as in any loop
             self._pull()
             return
         if not self._attention:

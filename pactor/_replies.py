@@ -181,9 +181,12 @@ class Replies:
 
             _awaiting.send_beside(future)
         with self._helping:
+            if future._number not in self._pending:
+                return
             self._helped.add(future._number)
-            if future._number not in self._pending:  # behind it: a leader may be handing it out
+            if future._number not in self._pending:  # again: a leader may just have handed it out
                 self._helped.discard(future._number)
+                self._nudge()
             elif self._helper is None:
                 helper = threading.Thread(target=self._help, name="pactor replies", daemon=True)
                 helper.start()
@@ -262,6 +265,8 @@ class Replies:
                         reader.read(fd)
                     if fd != self.fd and fd not in self._watched:
                         _forget(poll, fd)
+                        if found := self._watched.get(fd):  # another thread has just asked an actor by this descriptor
+                            self._watch(fd, found)
                 if poll is not self._poll:
                     self.register(poll)
                 if deadline is not None and time.monotonic() >= deadline:
@@ -381,8 +386,8 @@ class Replies:
 
     def _bury(self, fd: int) -> None:
         """Ends what an actor owes that is gone."""
-        watched = self._watched[fd]
-        way = watched()
+        watched = self._watched.get(fd)
+        way = watched() if watched else None
         if way is not None and way.file == fd:
             if not _waiting.is_ready(fd, 0):
                 return  # the event was of another one that had this descriptor
@@ -393,10 +398,10 @@ class Replies:
             for future in list(self._pending.values()):
                 if future._way is way:
                     self.finish(future, None, ending.error(way.name))
-        found = self._watched.pop(fd, None)
         _forget(self._poll, fd)
         if self._bundle:
             _forget(self._bundle, fd)
+        found = self._watched.pop(fd, None)
         if found is not None and found is not watched:  # another thread has asked an actor by this descriptor meanwhile
             self._watch(fd, found)
 
@@ -409,8 +414,10 @@ class Replies:
 
     def fail(self, future: Future[Any], error: BaseException) -> None:
         """Decides a future for which another thread may lead."""
-        self.finish(future, None, error)
-        self._nudge()
+        try:
+            self.finish(future, None, error)
+        finally:
+            self._nudge()
 
     def finish(self, future: Future[Any], value: object, error: BaseException | None) -> None:
         """Decides a future."""

@@ -113,6 +113,7 @@ def leaves_nothing(_started, request):
     except AssertionError:
         eventually(lambda: not _kill(pid for pid, name in processes() if name and pid not in running))
         raise
+    gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
 
 
 def _kill(pids):
@@ -122,7 +123,6 @@ def _kill(pids):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return found
-    gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
 
 
 def _things():

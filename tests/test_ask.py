@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
@@ -26,9 +27,21 @@ from ask_actors import (
     Unloadable,
     hammer,
 )
-from support import LIMIT, Counter, Recorder, eventually, reached, results
+from support import LIMIT, Counter, Recorder, eventually, frames_in, reached, results
 
-from pactor import Actor, ActorDied, ActorError, Future, RemoteError, _inbox, _replies, ask
+from pactor import (
+    Actor,
+    ActorDied,
+    ActorError,
+    Future,
+    RemoteError,
+    _askers,
+    _inbox,
+    _replies,
+    _runtime,
+    _wire,
+    ask,
+)
 
 
 @pytest.fixture
@@ -633,3 +646,25 @@ def test_an_exception_of_a_signal_handler_loses_no_reply_and_repeats_no_message(
             assert seed == ask(actor.proxy.echo, seed).result(LIMIT)
         noted = ask(actor.proxy.all).result(LIMIT)
         assert sorted(set(noted)) == noted
+
+
+def test_many_askers_that_do_not_read_get_their_replies_when_they_do(monkeypatch):
+    monkeypatch.setattr(_askers, "_MAX_OPEN", 2)
+    askers = _askers.Askers(select.poll())
+    all_replies = [_replies.Replies(_runtime.home().new_mailbox()) for _ in range(4)]
+    try:
+        for replies in all_replies:
+            while _wire.write_now(replies._writer, _wire.NUDGE_FRAME):
+                pass
+            askers.reply(replies.mailbox.encode(), 7, _wire.VALUE, "spam")
+        for replies in all_replies:
+            while os.read(replies.fd, 1 << 20)[-3:] != _wire.NUDGE_FRAME:
+                pass
+        askers.end(LIMIT)
+        for replies in all_replies:
+            ((kind, frame),) = frames_in(os.read(replies.fd, 1 << 20))
+            assert (_wire.VALUE, "spam") == (kind, pickle.loads(frame[_wire.REPLY_HEAD.size :]))
+    finally:
+        for replies in all_replies:
+            replies.close()
+            _runtime.remove(replies.mailbox)

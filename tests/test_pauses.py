@@ -126,7 +126,7 @@ def test_a_late_event_of_an_actor_that_is_gone_does_not_end_the_next_one(gate):
 def test_an_actor_that_gets_the_descriptor_of_one_that_is_gone_is_watched(monkeypatch, gate):
     class Watched(dict):
         def pop(self, fd, *default):
-            self[fd] = weakref.ref(way)  # another thread asks
+            self[fd] = weakref.ref(way)  # another thread asks right before
             return super().pop(fd, *default)
 
     with Actor(Recorder(), context=FORK) as actor:
@@ -196,7 +196,7 @@ def test_a_thread_that_waits_is_woken_where_an_event_loop_can_not_send(gate, tmp
             await asyncio.sleep(0.001)
         actor.close()
         gate.touch()
-        await asyncio.wait([waiting], timeout=5)
+        await asyncio.wait([waiting], timeout=LIMIT / 2)
         assert waiting.done()
         other.touch()
         with pytest.raises(ActorClosed):
@@ -243,7 +243,7 @@ def test_what_a_thread_gives_back_to_an_event_loop_is_sent_by_it(monkeypatch, ga
             await asyncio.sleep(0.001)
         given_up.set()
         thread.join()
-        assert "spam" == await asyncio.wait_for(future, 5)
+        assert "spam" == await asyncio.wait_for(future, LIMIT)
 
     loop = asyncio.new_event_loop()
     with Actor(Recorder(), context=FORK, maxsize=1) as actor, contextlib.closing(loop):
