@@ -201,10 +201,8 @@ class Actor(Generic[T]):
         ActorError in another process than the owner.
         """
         self._check_owner()
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._closed:
+            return
         with contextlib.suppress(ActorError):
             end = _wire.frame(_wire.CLOSE, b"", b"")
             if not self._way.try_send(end):
@@ -212,9 +210,10 @@ class Actor(Generic[T]):
                 # if it has just looked for the last time, there is room now.
                 _inbox.close_when_read(f"{self._mailbox.directory}/inbox")
                 self._way.try_send(end)
-            self._way.end(_ending.CLOSED)
-            if self._supervisor:
-                self._signal(0)
+        self._way.end(_ending.CLOSED)
+        if self._supervisor:
+            self._signal(0)
+        self._closed = True  # last: what an exception of a signal handler interrupts can be done again
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the process has ended, for at most ``timeout`` seconds; returns whether it has.

@@ -75,6 +75,8 @@ class Deadlocks:
         self._name = name
         self._inbox = inbox
         self._waits: list[Wait] = []  # the innermost, where it is at, comes last
+        #: All asks that are here have been answered, or refused.
+        self.is_closing = False
 
     def waiting(self, future: Future[Any], deadline: float | None) -> contextlib.AbstractContextManager[Wait]:
         """For as long as the actor's thread waits for a reply."""
@@ -133,6 +135,8 @@ class Deadlocks:
         """What this actor can't give while it waits: the reply to an ask that is here, unanswered, or its end."""
         if number == _END:
             return "the end"
+        if self.is_closing:
+            return None
         head = _wire.ASK_HEAD.pack(number, len(asker)) + asker
         for kind, body in self._inbox.unfinished():
             if kind & _wire.KIND == _wire.ASK and body.startswith(head):

@@ -139,6 +139,9 @@ def forget() -> None:
         _runtime.remove(_left.popleft())
 
 
+os.register_at_fork(after_in_child=_left.clear)
+
+
 def leave(mailbox: str, ending: Ending) -> None:
     """Leaves nothing of a mailbox but the note, for those who come late; of so many actors, the latest."""
     write(mailbox, ending)

@@ -40,6 +40,7 @@ _WORD = 0  # offset << 2 | state
 _END = 1  # where the last frame ends, or earlier: where to begin to look for the end
 _PID = 2  # who reads
 _CLOSING = 3  # set by the owner: put a CLOSE behind what is in the FIFO now
+_STARTED = 4  # whether the actor that reads, the last one, came to its first message
 _FRAMES = 64  # where the frames begin, in bytes
 _UNKNOWN = (1 << 64) - 1  # value of _END: look from the offset on, and there may be rubbish behind it
 
@@ -208,6 +209,15 @@ class Inbox:
     def is_to_close(self) -> bool:
         """Whether the owner wants a CLOSE behind what was queued, and no `pull` has seen it yet."""
         return self._words[_CLOSING] != 0
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the actor that reads came to its first message."""
+        return self._words[_STARTED] != 0
+
+    @has_started.setter
+    def has_started(self, value: bool) -> None:
+        self._words[_STARTED] = value
 
     def finish(self) -> None:
         """Says that the frame handed out last is done with, where no further `take` will say so."""

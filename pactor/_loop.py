@@ -50,8 +50,10 @@ if TYPE_CHECKING:
 LOOK_UP = 0.05
 #: How long an actor that ends waits for askers that do not read, in seconds.
 _LINGER = 10.0
-#: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
+#: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds; and for slots
+#: while none is taken.
 _LOOK_AGAIN = 0.1
+_LOOK_SELDOM = 1.0
 #: How many messages behind its close an actor reads that is not done yet, to refuse them; more wait for its end.
 _MOST_REFUSED = 10_000
 
@@ -125,6 +127,7 @@ class Loop:
             inject(self._object, enqueue=self.current.enqueue, enqueue_later=self.current.enqueue_later)
             if hasattr(type(self._object), "on_start"):
                 self._call(self._object.on_start)
+            self._inbox.has_started = True
         except (KeyboardInterrupt, Stop):
             raise
         except BaseException as error:
@@ -244,7 +247,7 @@ class Loop:
         if self._mailbox.slots and kind & ~_wire.STORED in (_wire.ITEM, _wire.ASK):
             self._mailbox.slots.give()
         if kind & _wire.KIND == _wire.CLOSE:
-            self._closing = True
+            self._closing = self.deadlocks.is_closing = True
             self._answers.refuse(self._inbox.unfinished())
             self._close()
         elif kind & _wire.KIND == _wire.ITEM:
@@ -356,6 +359,8 @@ class Loop:
         slots = self._mailbox.slots
         if self._owner_fd is None or self._deaf or (slots and slots.taken()):
             deadline = _waiting.earlier(deadline, time.monotonic() + _LOOK_AGAIN)
+        elif slots:  # a sender that is killed takes one with it while this one sleeps
+            deadline = _waiting.earlier(deadline, time.monotonic() + _LOOK_SELDOM)
         return deadline
 
     def _heed(self, events: list[tuple[int, int]]) -> None:
@@ -374,6 +379,8 @@ class Loop:
         if self._forked:
             self._leave(0)
         if self._terminated:
+            if not self._closing:  # or else the CLOSE is to stay in execution, for the supervisor
+                self._inbox.finish()
             raise Stop(_ending.TERMINATED, 0)
         self._answers.send_done()
         now = time.monotonic()

@@ -40,15 +40,16 @@ from ._waiting import deadline_in, earlier, readers, wait
 T = TypeVar("T")
 
 _READ = os.O_RDONLY | os.O_NONBLOCK
-#: How often one looks again for what nothing wakes it for, in seconds.
+#: How often one looks again for what nothing wakes it for, in seconds; and for slots, while none is taken.
 _LOOK_AGAIN = 0.05
+_LOOK_SELDOM = 1.0
 _LOCK_AGAIN = 0.002
 #: How long a reader may hold up those that put without waiting.
 _READER_STUCK = 1.0
 
 _mailboxes: weakref.WeakSet[Mailbox[Any]] = weakref.WeakSet()
 #: Held while a FIFO is open for reading and not yet in the set: no fork comes between.
-_births = threading.Lock()
+_births = threading.RLock()
 _heirloom = threading.local()
 
 
@@ -271,9 +272,10 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
 
     def _wait(self, deadline: float | None) -> bool:
         """Waits until there may be something to read; False once the deadline is past."""
-        if self.slots is None or not self.slots.taken():
+        if self.slots is None:
             return wait(self.fifo, select.POLLIN, deadline)
-        soon = time.monotonic() + _LOOK_AGAIN
+        # Also where none is taken: a sender that is killed takes one with it while this one sleeps.
+        soon = time.monotonic() + (_LOOK_AGAIN if self.slots.taken() else _LOOK_SELDOM)
         until = earlier(deadline, soon)
         if wait(self.fifo, select.POLLIN, until):
             return True
@@ -288,16 +290,16 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         try:
             if self._lock < 0:
                 self._lock = os.open(f"/proc/self/fd/{self.fifo}", _READ)
-            while True:
-                try:
-                    sleep = deadline is None and not readers
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if sleep else fcntl.LOCK_NB))
-                    break
-                except BlockingIOError:
-                    if deadline is not None and time.monotonic() >= deadline:
-                        raise Empty from None
-                    wait(None, 0, time.monotonic() + _LOCK_AGAIN)
             try:
+                while True:
+                    try:
+                        sleep = deadline is None and not readers
+                        fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if sleep else fcntl.LOCK_NB))
+                        break
+                    except BlockingIOError:
+                        if deadline is not None and time.monotonic() >= deadline:
+                            raise Empty from None
+                        wait(None, 0, time.monotonic() + _LOCK_AGAIN)
                 inbox = self.open_inbox()
                 if (lost := inbox.recover()) is not None:
                     _wire.drop(self.directory, _wire.frame(inbox.kind, b"", lost))
@@ -348,7 +350,9 @@ def _inherited(directory: str, maxsize: int, *descriptors: Any) -> Mailbox[Any]:
     fds = [descriptor.detach() for descriptor in descriptors]
     for fd in fds:
         os.set_inheritable(fd, False)
-    slots = ReaderSlots(directory, maxsize, fds[1]) if maxsize > 0 else None
+    slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None  # with a lock that nobody shares
+    for fd in fds[1:]:
+        os.close(fd)
     mailbox._attach(maxsize, True, fds[0], slots)
     return mailbox
 

@@ -43,9 +43,8 @@ def _close_all() -> None:
     """At the owner's exit. The newest first: it was made by one that knew the older, and may tell them something."""
     # In a session at a prompt, the last Ctrl-C may be long past.
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
-    while _running:  # a thread may go on making some
-        actor = _running[-1]
-        actor._see_off(interrupted)
+    while newest := _running[-1:]:  # a thread may go on making some, and joining them
+        newest[0]._see_off(interrupted)
 
 
 def stop_all() -> None:

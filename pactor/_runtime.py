@@ -296,7 +296,7 @@ def _leave(home: Home) -> None:
 
 _shared: weakref.WeakSet[Lease] = weakref.WeakSet()
 #: Held while one is added, and over a fork.
-_sharing = threading.Lock()
+_sharing = threading.RLock()
 
 
 def _before_fork() -> None:

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import select
 import termios
@@ -98,10 +99,12 @@ class ReaderSlots:
         os.mkfifo(f"{mailbox}/slots", 0o600)
         slots = cls(mailbox, maxsize)
         try:
-            if maxsize >= 1 << 31:  # fcntl cuts it to what an int takes
+            if maxsize > (1 << 31) - mmap.PAGESIZE:  # fcntl cuts it to what an int takes
                 raise OverflowError
-            if hasattr(fcntl, "F_SETPIPE_SZ") and maxsize > fcntl.fcntl(slots.fd, fcntl.F_GETPIPE_SZ):
-                fcntl.fcntl(slots.fd, fcntl.F_SETPIPE_SZ, maxsize)
+            # A pipe counts pages, and the first one until its last byte is read.
+            room = maxsize + mmap.PAGESIZE - 1
+            if hasattr(fcntl, "F_SETPIPE_SZ") and room > fcntl.fcntl(slots.fd, fcntl.F_GETPIPE_SZ):
+                fcntl.fcntl(slots.fd, fcntl.F_SETPIPE_SZ, room)
             slots._put(maxsize)
         except (OSError, OverflowError) as error:
             raise ValueError(f"maxsize is too large for this system: {maxsize}") from error

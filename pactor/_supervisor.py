@@ -211,7 +211,7 @@ class Supervisor:
             body = inbox.recover()
             if self._told_to_end or not ending.failed or (body is not None and inbox.kind == _wire.CLOSE):
                 raise _Last(ending, exitcode)
-            if self._closing and not ending.started:
+            if self._closing and not (ending.started and inbox.has_started):
                 raise _Last(ending, exitcode)  # what is queued would wait for ever
             if len(self._failures) > self._restart.max_restarts:
                 count = len(self._failures) - 1
@@ -222,6 +222,7 @@ class Supervisor:
             for asker, number in unanswered(mailbox):
                 self._tell(asker, number, ending)
             inbox.finish()
+            inbox.has_started = False
         finally:
             inbox.close()
         _runtime.unlink(f"{mailbox}/note")
@@ -255,18 +256,17 @@ class Supervisor:
             self._poll.register(process, select.POLLIN)
         try:
             while process is not None or not self._closing:
-                now = time.monotonic()
-                if deadline is not None and now >= deadline:
-                    return
                 until = deadline
                 if self._owner_fd is None:
-                    until = _waiting.earlier(deadline, now + _LOOK_AGAIN)
+                    until = _waiting.earlier(deadline, time.monotonic() + _LOOK_AGAIN)
                 for fd, _ in self._poll.poll(_waiting.milliseconds(until)):
                     if fd == process:
                         return
                     self._attend(fd)
                 if self._owner_fd is None and not _waiting.is_running(self._owner):
                     self._abandon()
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
         finally:
             if process is not None:
                 self._poll.unregister(process)

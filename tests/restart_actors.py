@@ -11,7 +11,7 @@ import struct
 
 from support import LIMIT, Counter, Recorder
 
-from pactor import Actor, Restart, ask
+from pactor import Actor, Restart, _slots, ask
 
 FOREVER = Restart(max_restarts=math.inf, backoff=0)
 
@@ -39,6 +39,19 @@ class Deadly:
 
 def _die(data):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesInRepair(Recorder):
+    """Is killed when it has put lost slots back, with the lock in hand."""
+
+    def die_in_repair(self):
+        put = _slots.ReaderSlots._put
+
+        def put_and_die(self, count):
+            put(self, count)
+            _die(None)
+
+        _slots.ReaderSlots._put = put_and_die
 
 
 class FailsAtFirst:

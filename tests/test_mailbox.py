@@ -263,6 +263,16 @@ def test_maxsize_counts_items_exactly(maxsize, rounds):
             assert [*range(maxsize)] == drained(mailbox)
 
 
+@pytest.mark.parametrize("maxsize", [61_442, 65_536, 1 << 17])
+def test_a_maxsize_at_the_edge_of_a_pipe_s_capacity(maxsize):
+    """Which is counted in pages, and the first one takes its place until its last byte is read."""
+    mailbox = Mailbox(maxsize)
+    for number in range(5000):
+        mailbox.put(number)
+        assert number == mailbox.get()
+    assert 0 == mailbox.qsize()
+
+
 def test_waits_longer_than_poll_can(start):
     """As for 30 days, in milliseconds."""
     mailbox, results = Mailbox(1), Mailbox()

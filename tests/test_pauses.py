@@ -1,34 +1,44 @@
-"""A pause between two lines, at the worst moment, as only a starved machine makes it."""
+"""What comes between two lines at the worst moment: a pause, as on a starved machine, a kill, a signal handler."""
 
 from __future__ import annotations
 
+import array
 import asyncio
 import concurrent.futures
 import contextlib
 import errno
+import fcntl
 import math
 import multiprocessing
 import os
+import pathlib
 import select
 import signal
+import termios
 import threading
+import time
 import weakref
+from multiprocessing import popen_fork
 
 import pytest
 from async_actors import OnSignals
-from support import LIMIT, Recorder, eventually, reached
+from support import LIMIT, Recorder, eventually, reached, sleeps
 
 from pactor import (
     Actor,
     ActorClosed,
     ActorDied,
+    Mailbox,
     Restart,
     _askers,
     _awaiting,
     _channel,
     _ending,
+    _loop,
+    _mailbox,
     _replies,
     _runtime,
+    _slots,
     _waiting,
     _wire,
     ask,
@@ -270,3 +280,195 @@ def test_a_way_that_another_thread_ends_is_not_opened_again():
     way = Ended("nowhere", "nobody")
     way.choose_way()
     assert -1 == way.fd
+
+
+def put_and_die(put, *args):
+    """Puts, and is killed between the slot and the frame."""
+    take = _slots.SenderSlots._take
+
+    def take_and_die(self):
+        take(self)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _slots.SenderSlots._take = take_and_die
+    put(*args)
+
+
+def killed(target, *args):
+    process = FORK.Process(target=target, args=args)
+    process.start()
+    process.join(LIMIT)
+    assert -signal.SIGKILL == process.exitcode
+    process.close()
+
+
+def test_the_only_slot_of_an_actor_that_sleeps_is_put_back(monkeypatch):
+    monkeypatch.setattr(_loop, "_LOOK_SELDOM", 0.1)
+    with Actor(Recorder(), context=FORK, maxsize=1) as actor:
+        assert [] == ask(actor.proxy.all).result(LIMIT)
+        eventually(lambda: sleeps(actor.pid))
+        killed(put_and_die, actor.proxy.note, "lost")
+        actor.proxy.note("spam")
+        assert ["spam"] == ask(actor.proxy.all).result(LIMIT)
+
+
+def test_the_only_slot_of_a_mailbox_whose_reader_sleeps_is_put_back(monkeypatch):
+    monkeypatch.setattr(_mailbox, "_LOOK_SELDOM", 0.1)
+    mailbox, got = Mailbox(1), Mailbox()
+    reader = FORK.Process(target=lambda: got.put(mailbox.get()))
+    reader.start()
+    eventually(lambda: sleeps(reader.pid))
+    killed(put_and_die, mailbox.put, "lost")
+    mailbox.put("spam", timeout=LIMIT)
+    assert "spam" == got.get(timeout=LIMIT)
+    reader.join(LIMIT)
+    reader.close()
+
+
+def test_an_actor_that_fails_leaves_the_notes_of_its_owner_alone():
+    """Also where it was forked."""
+    with Actor(Recorder(), context=FORK) as victim:
+        victim.kill()
+        victim.join()
+        with Actor(Recorder(), context=FORK, on_failure="stop") as failing:
+            failing.proxy.fail(ValueError("spam"))
+            failing.join()
+        assert "SIGKILL" in _ending.find(victim._mailbox.directory).reason
+
+
+def test_a_close_that_a_signal_handler_interrupts_is_done_by_the_next(monkeypatch):
+    def interrupt(*args):
+        raise TimeoutError
+
+    with Actor(Recorder(), context=FORK) as actor:
+        with monkeypatch.context() as patched:
+            patched.setattr(_wire, "frame", interrupt)
+            with pytest.raises(TimeoutError):
+                actor.close()
+        actor.close()
+        has_ended = actor.join(LIMIT)
+        actor.kill()
+    assert has_ended
+
+
+def test_a_signal_handler_that_interrupts_a_get_leaves_no_lock(monkeypatch):
+    flock = fcntl.flock
+
+    def lock_and_interrupt(fd, operation):
+        flock(fd, operation)
+        monkeypatch.undo()
+        raise TimeoutError
+
+    mailbox, got = Mailbox(), Mailbox()
+    with pytest.raises(TimeoutError):
+        monkeypatch.setattr(fcntl, "flock", lock_and_interrupt)
+        mailbox.get()
+    mailbox.put("spam")
+    reader = FORK.Process(target=lambda: got.put(mailbox.get(timeout=LIMIT)))
+    reader.start()
+    reader.join(LIMIT)
+    reader.close()
+    assert "spam" == got.get(timeout=LIMIT)
+
+
+def test_a_signal_handler_may_fork_while_a_mailbox_is_made(monkeypatch):
+    share = _runtime.Lease.share
+
+    def fork_and_share(self):
+        monkeypatch.undo()
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        assert 0 == os.waitpid(pid, 0)[1]
+        share(self)
+
+    monkeypatch.setattr(_runtime.Lease, "share", fork_and_share)
+    mailbox = Mailbox()
+    mailbox.put("spam")
+    assert "spam" == mailbox.get(timeout=LIMIT)
+
+
+class DiesAtStart(Recorder):
+    def on_start(self):
+        os._exit(1)
+
+
+class DiesAtStartWithCoroutines(DiesAtStart, OnSignals):
+    pass
+
+
+@pytest.mark.parametrize("cls", [DiesAtStart, DiesAtStartWithCoroutines])
+def test_a_closed_actor_whose_process_dies_at_its_start_ends(cls):
+    with Actor(cls(), context=FORK, on_failure=Restart(math.inf, backoff=0)) as actor:
+        actor.proxy.note("spam")
+        actor.close()
+        has_ended = actor.join(LIMIT)
+        actor.kill()
+    assert has_ended
+
+
+def test_a_supervisor_that_can_not_start_a_process_obeys(monkeypatch):
+    launch = popen_fork.Popen._launch
+
+    def refuse(self, process):
+        if os.getpid() != PID:
+            raise BlockingIOError(errno.EAGAIN, "no process left")
+        return launch(self, process)
+
+    monkeypatch.setattr(popen_fork.Popen, "_launch", refuse)
+    actor = Actor(Recorder(), context=FORK, on_failure=Restart(math.inf, backoff=0))
+    actor.kill()
+    has_ended = actor.join(LIMIT)
+    actor._process.kill()
+    actor.join()
+    assert has_ended
+
+
+class Told:
+    """Asks another at its end."""
+
+    def __init__(self, other, gate):
+        self.other = other
+        self.gate = gate
+
+    def value(self):
+        Recorder().wait_for(self.gate)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1
+
+    def on_stop(self):
+        try:
+            told = ask(self.other.echo, "spam").result(LIMIT)
+        except Exception as error:
+            told = repr(error)
+        pathlib.Path(f"{self.gate}.told").write_text(told)
+
+
+class Asker(Recorder):
+    def ask(self, proxy):
+        value = ask(proxy.value).result()
+        time.sleep(0.2)
+        return value
+
+
+def test_who_has_answered_is_in_no_circle_any_more(gate):
+    """The reply comes to the asker together with an ask and with a probe."""
+    with Actor(Asker(), context=FORK) as asker, Actor(Told(asker.proxy, gate), context=FORK) as told:
+        value = ask(asker.proxy.ask, told.proxy)
+        reached(gate)
+        way = asker._way
+        eventually(lambda: unread(way.file) == 0)
+        os.kill(asker.pid, signal.SIGSTOP)
+        gate.touch()
+        eventually(lambda: unread(way.file) > 350)
+        os.kill(asker.pid, signal.SIGCONT)
+        assert 1 == value.result(LIMIT)
+        told.join()
+    assert "spam" == pathlib.Path(f"{gate}.told").read_text()
+
+
+def unread(fd):
+    """How many bytes are in a FIFO."""
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]

@@ -19,6 +19,7 @@ from restart_actors import (
     Asks,
     Counting,
     Deadly,
+    DiesInRepair,
     FailsAtFirst,
     FailsAtGate,
     Hoarder,
@@ -408,3 +409,16 @@ def test_a_program_that_ignores_its_children_has_restartable_actors_too(context)
         signal.signal(signal.SIGCHLD, before)
     actor.close()  # not before: multiprocessing keeps a process that it could not reap
     assert actor.join(LIMIT)
+
+
+def test_a_lock_of_a_killed_process_goes_with_it(context):
+    """Its supervisor has none of the same description."""
+    with Actor(DiesInRepair(), context=context, maxsize=2, on_failure=FOREVER) as actor:
+        pid = ask(actor.proxy.pid).result(LIMIT)
+        ask(actor.proxy.die_in_repair).result(LIMIT)
+        slots = os.open(f"{actor._mailbox.directory}/slots", os.O_RDONLY | os.O_NONBLOCK)
+        os.read(slots, 1)  # as a sender does that is killed then
+        os.close(slots)
+        eventually(lambda: actor.pid != pid)
+        actor.proxy.note("spam")
+        assert ["spam"] == ask(actor.proxy.all).result(LIMIT)
