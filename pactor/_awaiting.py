@@ -45,9 +45,9 @@ def wait(future: Future[Any]) -> Generator[Any, None, None]:
             "a reply is awaited in an event loop of asyncio; elsewhere wait for its result() in a thread"
         ) from None
     with _reading(loop, future._replies) as reading:
-        _adopt(loop, future)
         waiter: asyncio.Future[None] = loop.create_future()
         future._when_done(lambda _: reading.settle(waiter))
+        _adopt(loop, future, waiter)
         try:
             yield from waiter.__await__()
         except asyncio.CancelledError:
@@ -155,7 +155,10 @@ class Outbox:
         self._way = way
         self._flushing = threading.RLock()
         self._entries: collections.deque[_Entry] = collections.deque()
+        self._in_hand: list[_Entry] = []  # taken out, to be sent or put back
         self._lacks = _NOTHING
+        self._beside: collections.deque[Any] = collections.deque()  # whose asks a thread is to send
+        self._sender = threading.Lock()
         way.outboxes[self.loop] = self
         way.choose_way()
 
@@ -166,7 +169,26 @@ class Outbox:
 
     def holds(self, future: object) -> bool:
         """Whether the future's ask is not sent yet."""
-        return any(entry.wanted is future for entry in list(self._entries))
+        return any(entry.wanted is future for entry in [*self._in_hand.copy(), *self._entries.copy()])
+
+    def send_beside(self, future: Any) -> None:
+        """Has a thread send a future's ask, once the loop does not run."""
+        self._beside.append(future)
+        threading.Thread(target=self._send_beside, name="pactor sender", daemon=True).start()
+
+    def _send_beside(self) -> None:
+        while self._beside and self._sender.acquire(blocking=False):
+            try:
+                while self._beside:
+                    future = self._beside[0]
+                    if not self.holds(future):
+                        self._beside.popleft()
+                    elif self.loop.is_running():
+                        time.sleep(_LOOK_AGAIN)
+                    else:
+                        self.flush(None, until=future)
+            finally:
+                self._sender.release()  # and look again: one that came just before has found it taken
 
     def adopt(self, other: Outbox) -> None:
         """Takes over what a loop has left that does not run any more."""
@@ -188,7 +210,9 @@ class Outbox:
         try:
             while self._entries:
                 # While it waits, callbacks of replies may come here again.
-                entry = self._entries.popleft()
+                entry = self._entries[0]
+                self._in_hand.append(entry)
+                self._entries.popleft()
                 error: Exception | None = None
                 try:
                     if entry.wanted.cancelled():
@@ -202,6 +226,8 @@ class Outbox:
                 except BaseException:
                     self._entries.appendleft(entry)
                     raise
+                finally:
+                    self._in_hand.remove(entry)
                 entry.sent(error)
                 if entry.wanted is until:
                     break
@@ -240,6 +266,9 @@ _NOTHING = (-1, 0)
 
 async def tell(way: Channel, message: tuple[Any, ...]) -> None:
     """Sends a message; waits for room."""
+    if way.is_reader:  # who makes room while it waits
+        way.post(_wire.ITEM, b"", message)
+        return
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     if not _send(way, way.pack(_wire.ITEM, b"", message), 0, waiter, functools.partial(_settle, waiter)):
         await waiter
@@ -259,7 +288,7 @@ def _send(way: Channel, frame: bytes, head: int, wanted: Any, sent: Callable[[Ex
     """Sends a frame; False where there is no room: then ``sent`` will be called."""
     loop = asyncio.get_running_loop()
     for outbox in list(way.outboxes.values()):
-        if outbox.thread == threading.get_ident() and outbox.loop.is_closed():
+        if outbox.thread == threading.get_ident() and not outbox.loop.is_running():
             _outbox(way, loop).adopt(outbox)  # what was sent earlier comes earlier
     try:
         if loop not in way.outboxes and way.deliver_now(frame):
@@ -275,26 +304,33 @@ def _outbox(way: Channel, loop: asyncio.AbstractEventLoop) -> Outbox:
     return way.outboxes.get(loop) or Outbox(way)
 
 
-def _adopt(loop: asyncio.AbstractEventLoop, future: Future[Any]) -> None:
-    """Has the loop send the future's ask, where another one that does not run any more has left it."""
+def _adopt(loop: asyncio.AbstractEventLoop, future: Future[Any], waiter: asyncio.Future[None]) -> None:
+    """Has the loop send the future's ask, where another one has left it that does not run any more, now or later."""
     way = future._way
     for outbox in list(way.outboxes.values()):
-        if outbox.loop is not loop and not outbox.loop.is_running() and outbox.holds(future):
-            _outbox(way, loop).adopt(outbox)
+        if not waiter.done() and outbox.loop is not loop and outbox.holds(future):
+            if not outbox.loop.is_running():
+                _outbox(way, loop).adopt(outbox)
+            if outbox.holds(future):
+                loop.call_later(_LOOK_AGAIN, _adopt, loop, future, waiter)
 
 
-def send_stranded(future: Future[Any], deadline: float | None) -> None:
-    """Sends the future's ask, where an event loop was to do so that does not run, or waits for just this."""
+def send_stranded(future: Future[Any], deadline: float | None) -> bool:
+    """Sends the future's ask, where an event loop was to do so that does not run, or waits for just this.
+
+    True where somebody else is still to send it, who may end before.
+    """
     for outbox in list(future._way.outboxes.values()):
         if outbox.holds(future) and (outbox.thread == threading.get_ident() or not outbox.loop.is_running()):
             outbox.flush(deadline, until=future)
+    return any(outbox.holds(future) for outbox in list(future._way.outboxes.values()))
 
 
 def send_beside(future: Future[Any]) -> None:
     """The same for somebody who must not wait: in a thread of its own, which is rarely needed."""
     for outbox in list(future._way.outboxes.values()):
-        if outbox.holds(future) and not outbox.loop.is_running():
-            threading.Thread(target=outbox.flush, args=(None, future), name="pactor sender", daemon=True).start()
+        if outbox.holds(future):
+            outbox.send_beside(future)
 
 
 os.register_at_fork(after_in_child=_readings.clear)

@@ -84,10 +84,14 @@ class AsyncLoop(Loop):
             self._leave(1)
         self._answers.finish()
         self._stopping = True
+        self._aio.add_reader(self._fifo, self.read, self._fifo)  # there is no driver any more, and senders may wait
         try:
             self._cancel(task for task in (self._driver, *self._tasks) if task)
         finally:
-            super().stop()
+            try:
+                super().stop()
+            finally:
+                self._aio.remove_reader(self._fifo)
 
     def end(self, ending: _ending.Ending) -> None:
         if self._forked:
@@ -212,7 +216,7 @@ class AsyncLoop(Loop):
         super()._attend()
 
     def _told(self, name: str, value: object) -> None:
-        if inspect.iscoroutine(value):
+        if asyncio.iscoroutine(value):
             self._start(name, value, False)
 
     def _answered(self, asker: bytes, number: int, name: str, value: object) -> None:
@@ -243,6 +247,8 @@ class AsyncLoop(Loop):
             try:
                 self._failed(name, error)
             except Stop as stop:
+                if self._stopping:
+                    return None  # it ends already
                 self._stop = stop
                 self.wake()
                 await self._aio.create_future()  # no reply: who asked learns of the end, for which this is cancelled
@@ -279,8 +285,13 @@ class AsyncLoop(Loop):
 
     def _wait_for(self, tasks: set[asyncio.Task[Any]]) -> None:
         running = {task for task in tasks if not task.done()}
-        if running:
-            _, running = self._aio.run_until_complete(asyncio.wait(running, timeout=self._time_to_end))
+        deadline = time.monotonic() + self._time_to_end
+        while running and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(RuntimeError, SystemExit):  # of one that stops the loop, or exits: it does anyway
+                self._aio.run_until_complete(asyncio.wait(running, timeout=left))
+            if self._forked:
+                self._leave(0)
+            running = {task for task in running if not task.done()}
         for task in running:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own word on this
         if running and self._time_to_end == _CANCELLED:

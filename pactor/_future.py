@@ -122,6 +122,9 @@ class Future(concurrent.futures.Future[R]):
                 return
         with self._condition:
             self._state = FINISHED
+            mine = object()
+            if attributes.setdefault("_told", mine) is not mine:
+                return  # another thread has decided it at the same time
             for waiter in self._waiters:
                 (waiter.add_result if error is None else waiter.add_exception)(self)
             self._condition.notify_all()

@@ -119,6 +119,10 @@ class FutureReader:
     def add(self, future: Any, done: Callable[[Any], object]) -> None:
         """Has ``done`` called with the future, in whatever thread, when it is done."""
         if _is_ours(future):
+            if future._way.outboxes:  # as an event loop left it that has ended
+                from . import _awaiting
+
+                _awaiting.send_beside(future)
             self._waiting.add(future)
             future._when_done(done)
             future._when_done(self._waiting.discard)

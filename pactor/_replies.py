@@ -125,7 +125,11 @@ class Replies:
         if future._way.outboxes:
             from . import _awaiting
 
-            _awaiting.send_stranded(future, deadline)
+            while _awaiting.send_stranded(future, deadline):  # a loop that runs is to send it, and may end before
+                if self._wait(future, _waiting.earlier(deadline, time.monotonic() + _LOOK_AGAIN)):
+                    return
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
         deadlocks = _current.deadlocks()
         if deadlocks is None:
             self._wait(future, deadline)
@@ -265,6 +269,8 @@ class Replies:
                         reader.read(fd)
                     if fd != self.fd and fd not in self._watched:
                         _forget(poll, fd)
+                        if self._bundle:
+                            _forget(self._bundle, fd)
                         if found := self._watched.get(fd):  # another thread has just asked an actor by this descriptor
                             self._watch(fd, found)
                 if poll is not self._poll:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections.abc
 import concurrent.futures
 import contextlib
 import os
@@ -13,7 +14,7 @@ import time
 
 from support import LIMIT, Recorder, eventually, hit_before, touch
 
-from pactor import _current, ask, current_actor, watch
+from pactor import ActorError, _current, ask, current_actor, tell, watch
 
 
 class OnSignals(Recorder):
@@ -296,3 +297,105 @@ def ask_elsewhere(proxy, found):
         return await asyncio.gather(*[ask(proxy.echo, i) for i in range(50)])
 
     found.put(asyncio.run(main()))
+
+
+class CleansUpBadly(Recorder):
+    """Has coroutines that do at their end what none should."""
+
+    async def clean_up(self, how):
+        self.note(how)
+        try:
+            await asyncio.sleep(LIMIT)
+        finally:
+            if how == "raise":
+                raise ConnectionError("clean-up failed")
+            if how == "stop":
+                asyncio.get_running_loop().stop()
+            sys.exit(3)
+
+    async def clean_up_beside(self, how):
+        self.task = asyncio.create_task(self.clean_up(how))
+        await asyncio.sleep(0)
+
+
+class TellsItself(Recorder):
+    async def tell_itself(self, count):
+        for number in range(count):
+            await tell(current_actor().proxy.note, number, b"x" * 600)
+
+    def count(self):
+        return len(self.seen)
+
+
+class Farewell(Recorder):
+    """Asks another one at its end."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    async def echo_soon(self, value):
+        return value
+
+    async def on_stop(self):
+        await ask(self.other.echo)
+
+
+class AsksLate(Recorder):
+    """Has to do with somebody who has been closed."""
+
+    def ask(self, proxy, gate):
+        self.wait_for(gate)
+        try:
+            return ask(proxy.echo).result(LIMIT)
+        except ActorError as error:
+            return type(error).__name__
+
+    def flood(self, proxy, gate):
+        self.wait_for(gate)
+        with contextlib.suppress(ActorError):
+            for number in range(3000):
+                proxy.note(number, b"x" * 100)
+        return "ActorClosed"
+
+
+class Wrapped(collections.abc.Coroutine):
+    """A coroutine of another type, as other compilers make them."""
+
+    def __init__(self, coroutine):
+        self.coroutine = coroutine
+
+    def send(self, value):
+        return self.coroutine.send(value)
+
+    def throw(self, *error):
+        return self.coroutine.throw(*error)
+
+    def close(self):
+        return self.coroutine.close()
+
+    def __await__(self):
+        return self.coroutine.__await__()
+
+
+class OfAnotherType(Recorder):
+    def note_soon(self, value):
+        return Wrapped(self._note_soon(value))
+
+    async def _note_soon(self, value):
+        await asyncio.sleep(0)
+        self.note(value)
+
+
+class LeavesUnsent(Recorder):
+    """Runs an event loop of its own, which ends before there is room for what it asked."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def ask_in_a_loop(self, value):
+        async def main():
+            return ask(self.other.echo, value)
+
+        return asyncio.run(main())

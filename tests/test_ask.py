@@ -36,6 +36,7 @@ from pactor import (
     Future,
     RemoteError,
     _askers,
+    _future,
     _inbox,
     _replies,
     _runtime,
@@ -668,3 +669,13 @@ def test_many_askers_that_do_not_read_get_their_replies_when_they_do(monkeypatch
         for replies in all_replies:
             replies.close()
             _runtime.remove(replies.mailbox)
+
+
+def test_two_threads_that_decide_a_future_at_once_call_its_callbacks_once(recorder):
+    future, calls = ask(recorder.echo), []
+    future._when_done(calls.append)
+    future._state = _future.PENDING
+    future._finish(None, ActorDied("spam"))
+    future._state = _future.PENDING  # as another thread has seen it, that decides now
+    future._finish("spam", None)
+    assert [future] == calls

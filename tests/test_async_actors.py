@@ -9,18 +9,24 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 from async_actors import (
+    AsksLate,
     Beside,
+    CleansUpBadly,
     Crowd,
     Disguised,
     Exclusive,
+    Farewell,
     Flooder,
     Hooks,
+    OfAnotherType,
     OnSignals,
     StartsAtGate,
     StartsSlowly,
+    TellsItself,
     Unsendable,
     Waiter,
 )
@@ -526,3 +532,45 @@ def test_an_owner_in_an_event_loop_makes_and_asks_them(context):
             return await asyncio.gather(*[ask(actor.proxy.echo_soon, i) for i in range(50)])
 
     assert list(range(50)) == asyncio.run(main())
+
+
+@pytest.mark.parametrize("policy", ["resume", FOREVER], ids=["resume", "restart"])
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("how", ["raise", "exit", "stop"])
+def test_however_its_coroutines_clean_up_it_ends_at_once_as_it_was_told(context, how, beside, policy):
+    with Actor(CleansUpBadly(), context=context, on_failure=policy) as actor:
+        (actor.proxy.clean_up_beside if beside else actor.proxy.clean_up)(how)
+        asked = ask(actor.proxy.clean_up, how)
+        eventually(lambda: [how, how] == ask(actor.proxy.all).result(LIMIT))
+        began = time.monotonic()
+        os.kill(actor.pid, signal.SIGTERM)
+        with pytest.raises(ActorClosed, match="SIGTERM"):
+            asked.result(LIMIT)
+        assert actor.join(LIMIT)
+        assert time.monotonic() - began < _coroutines._CANCELLED
+
+
+@pytest.mark.parametrize("maxsize", [0, 10])
+def test_a_coroutine_may_tell_its_own_actor_more_than_there_is_room_for(context, maxsize):
+    with Actor(TellsItself(), context=context, concurrency=1, maxsize=maxsize) as actor:
+        assert ask(actor.proxy.tell_itself, 4000).result(LIMIT) is None
+        assert 4000 == ask(actor.proxy.count).result(LIMIT)
+
+
+@pytest.mark.parametrize("what", ["ask", "flood"])
+def test_while_its_on_stop_waits_it_keeps_nobody_waiting(context, gate, what):
+    with Actor(AsksLate(), context=context) as other, Actor(Farewell(other.proxy), context=context) as actor:
+        told = ask(getattr(other.proxy, what), actor.proxy, gate)
+        reached(gate)
+        actor.close()
+        eventually(lambda: sleeps(actor.pid))
+        gate.touch()
+        assert "ActorClosed" == told.result(LIMIT)
+        assert actor.join(LIMIT)
+
+
+def test_coroutines_of_another_type_run_also_where_nobody_asks(context):
+    with Actor(OfAnotherType(), context=context, concurrency=5) as actor:
+        actor.proxy.note_soon(1)
+        ask(actor.proxy.note_soon, 2).result(LIMIT)
+        assert [1, 2] == ask(actor.proxy.all).result(LIMIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import time
 import types
 
 import pytest
-from async_actors import ask_elsewhere
+from async_actors import LeavesUnsent, ask_elsewhere
 from support import LIMIT, Recorder, eventually, reached
 from test_actor import run_program
 
@@ -474,6 +475,73 @@ def test_what_a_loop_left_unsent_comes_before_what_its_thread_sends_next(small, 
     left = asyncio.run(main())
     assert asyncio.run(tell_more()) == list(range(6))
     assert [future.result(timeout=LIMIT) for future in left] == [None] * 5
+
+
+def wait_for_result(future):
+    return [threading.Thread(target=future.result)]
+
+
+def wait_with_others(future):
+    return [threading.Thread(target=concurrent.futures.wait, args=([future],))]
+
+
+def wait_in_another_loop(future):
+    return [threading.Thread(target=lambda: asyncio.run(wait(future)))]
+
+
+def have_a_callback_called(future):
+    future.add_done_callback(lambda future: None)
+    return []
+
+
+@pytest.mark.parametrize(
+    "begin", [wait_for_result, wait_with_others, wait_in_another_loop, have_a_callback_called], ids=lambda f: f.__name__
+)
+def test_what_a_loop_leaves_unsent_is_sent_by_who_began_to_wait_for_it_before(small, gate, begin):
+    done = threading.Event()
+
+    async def main():
+        await tell(small.proxy.note, 0)
+        future = ask(small.proxy.echo, "spam")
+        future._when_done(lambda _: done.set())
+        threads = begin(future)
+        for thread in threads:
+            thread.start()
+        await asyncio.sleep(0.05)  # for as long as it likes: it leaves the loop what the loop may still send
+        return threads
+
+    threads = asyncio.run(main())
+    open_gate(gate)
+    assert done.wait(LIMIT)
+    for thread in threads:
+        thread.join(LIMIT)
+    eventually(lambda: threading.active_count() == 1)
+
+
+def test_a_future_that_a_method_s_own_loop_left_unsent_is_sent(small, gate):
+    with Actor(LeavesUnsent(small.proxy), context=multiprocessing.get_context("fork")) as actor:
+        small.proxy.note(0)
+        future = ask(actor.proxy.ask_in_a_loop, "spam")
+        ask(actor.proxy.echo).result(LIMIT)
+        open_gate(gate)
+        assert "spam" == future.result(LIMIT)
+
+
+def test_what_a_stopped_loop_left_unsent_comes_before_what_the_next_one_sends(small, gate):
+    async def leave():
+        await tell(small.proxy.note, 0)
+        return ask(small.proxy.note, 1)
+
+    async def go_on():
+        open_gate(gate)
+        await tell(small.proxy.note, 2)
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    with contextlib.closing(first), contextlib.closing(second):
+        left = first.run_until_complete(leave())
+        second.run_until_complete(go_on())
+        left.result(LIMIT)
+        assert [0, 1, 2] == ask(small.proxy.all).result(LIMIT)
 
 
 def test_a_tell_that_a_closed_loop_left_is_sent_once(small, gate):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import concurrent.futures
 import contextlib
@@ -14,7 +13,6 @@ import os
 import pathlib
 import select
 import signal
-import termios
 import threading
 import time
 import weakref
@@ -22,6 +20,7 @@ from multiprocessing import popen_fork
 
 import pytest
 from async_actors import OnSignals
+from fault_support import unread
 from support import LIMIT, Recorder, eventually, reached, sleeps
 
 from pactor import (
@@ -465,10 +464,3 @@ def test_who_has_answered_is_in_no_circle_any_more(gate):
         assert 1 == value.result(LIMIT)
         told.join()
     assert "spam" == pathlib.Path(f"{gate}.told").read_text()
-
-
-def unread(fd):
-    """How many bytes are in a FIFO."""
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]
