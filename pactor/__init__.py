@@ -53,6 +53,10 @@ def __getattr__(name: str) -> object:
     return found
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 # What `multiprocessing.util` does at the exit of a program, it does at the place among `atexit` functions that it took
 # at its import. Where it is there already, as in a fork server, all that an actor needs may be there as well.
 if "multiprocessing.util" in sys.modules:

@@ -109,7 +109,7 @@ class Actor(Generic[T]):
     ) -> None:
         cls = _proxy.wrapped_class(target)
         check_injectable(cls)
-        _check(name, maxsize, on_failure)
+        _check(name, maxsize, on_failure, context)
         concurrency = _concurrency(cls, concurrency)
         start: Any = context or multiprocessing
         self._name = name or f"{cls.__name__}-{next(_numbers.setdefault(cls.__name__, itertools.count(1)))}"
@@ -143,18 +143,20 @@ class Actor(Generic[T]):
             self._way.open()
             self._way.find_ending = self._find_ending
             with self._mailbox.bequeath():
-                self._process.start()
+                try:
+                    self._process.start()
+                except (EOFError, ConnectionError) as error:
+                    text = "the fork server ended: it could not start a process; stderr may say why"
+                    raise OSError(text) from error
             if not self._supervisor:
                 _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
             self._proxy: Any = _proxy.make(cls, self._way)
             _owned.add(self)
-        except BaseException as error:
+        except BaseException:
             if self._process.pid is not None:
                 self._process.kill()
                 self._process.join()
             self._mailbox.remove()
-            if isinstance(error, (EOFError, ConnectionError)):
-                raise OSError("the fork server ended: it could not start a process; stderr may say why") from error
             raise
 
     @property
@@ -337,9 +339,11 @@ class Actor(Generic[T]):
         return ending
 
 
-def _check(name: str | None, maxsize: int, on_failure: object) -> None:
+def _check(name: str | None, maxsize: int, on_failure: object, context: object) -> None:
     if not isinstance(name, (str, type(None))):
         raise TypeError(f"the name must be a str, not {name!r}")
+    if not isinstance(context, (multiprocessing.context.BaseContext, type(None))):
+        raise TypeError(f"the context must be one of multiprocessing, as get_context() returns, not {context!r}")
     if not isinstance(maxsize, int):
         raise TypeError(f"maxsize must be an int, not {maxsize!r}")
     if maxsize < 0:

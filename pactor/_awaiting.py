@@ -6,8 +6,8 @@ Rules:
    `Replies.fileno`). Whoever reads them, wakes the loops of the others.
 2. What finds no room in a mailbox is sent by the loop when there is. Until then, all that is sent in its thread to
    that mailbox goes behind it.
-3. While a loop runs, it alone sends what is in its outboxes. What a loop that has ended leaves there, an ask that
-   nobody awaited, is sent by whoever waits for its reply.
+3. While a loop runs, it alone sends what is in its outboxes. What a loop that was stopped, or has ended, leaves there,
+   an ask that it did not await, is sent by whoever waits for its reply; for a callback, a thread does.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from . import _wire
+from . import _current, _wire
 from ._errors import ActorError
+from ._log import log
 
 if TYPE_CHECKING:
     from ._channel import Channel
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 #: When a loop looks again whether it is still another thread that reads, in seconds.
 _LOOK_AGAIN = 0.02
+#: For so many turns of its loop an actor that tells itself more than there is room for lets its driver make some.
+_TURNS = 100
 
 
 def wait(future: Future[Any]) -> Generator[Any, None, None]:
@@ -155,47 +158,53 @@ class Outbox:
         self._way = way
         self._flushing = threading.RLock()
         self._entries: collections.deque[_Entry] = collections.deque()
-        self._in_hand: list[_Entry] = []  # taken out, to be sent or put back
+        self._unsent: set[Any] = set()  # what the entries are wanted by, also of one that is just being sent
         self._lacks = _NOTHING
-        self._beside: collections.deque[Any] = collections.deque()  # whose asks a thread is to send
-        self._sender = threading.Lock()
+        self._beside: collections.deque[Any] = collections.deque()  # whose asks a thread sends once the loop has ended
+        self._sending = threading.Lock()  # held by that thread
         way.outboxes[self.loop] = self
         way.choose_way()
 
     def add(self, entry: _Entry) -> None:
         """Has the loop send a frame behind those that are here."""
+        self._unsent.add(entry.wanted)
         self._entries.append(entry)
         self._watch(self._way.lacks())
 
     def holds(self, future: object) -> bool:
         """Whether the future's ask is not sent yet."""
-        return any(entry.wanted is future for entry in [*self._in_hand.copy(), *self._entries.copy()])
+        return future in self._unsent
 
     def send_beside(self, future: Any) -> None:
         """Has a thread send a future's ask, once the loop does not run."""
         self._beside.append(future)
-        threading.Thread(target=self._send_beside, name="pactor sender", daemon=True).start()
+        if not self._sending.locked():
+            threading.Thread(target=self._send_beside, name="pactor sender", daemon=True).start()
 
     def _send_beside(self) -> None:
-        while self._beside and self._sender.acquire(blocking=False):
+        while self._beside and self._sending.acquire(blocking=False):
             try:
                 while self._beside:
                     future = self._beside[0]
                     if not self.holds(future):
                         self._beside.popleft()
-                    elif self.loop.is_running():
+                        send_beside(future)  # another loop may have adopted it
+                    elif self.loop.is_running() or (self.flush(None, until=future) and self.holds(future)):
                         time.sleep(_LOOK_AGAIN)
-                    else:
-                        self.flush(None, until=future)
+            except BaseException:  # of a callback; the thread is to send for the others too
+                log.exception("a callback of a reply raised")
             finally:
-                self._sender.release()  # and look again: one that came just before has found it taken
+                self._sending.release()  # and look again: one that came just before has found it held
 
     def adopt(self, other: Outbox) -> None:
         """Takes over what a loop has left that does not run any more."""
         if other._flushing.acquire(blocking=False):  # or else a thread is about to send it
             try:
+                moved = {entry.wanted for entry in other._entries}
+                self._unsent |= moved  # first: at any moment one of the two holds it
                 self._entries.extend(other._entries)
                 other._entries.clear()
+                other._unsent -= moved
                 other._remove()
                 self._watch(self._way.lacks())
             finally:
@@ -208,11 +217,12 @@ class Outbox:
         elif not self._flushing.acquire(timeout=max(0, deadline - time.monotonic())):
             return False
         try:
-            while self._entries:
+            while True:
                 # While it waits, callbacks of replies may come here again.
-                entry = self._entries[0]
-                self._in_hand.append(entry)
-                self._entries.popleft()
+                try:
+                    entry = self._entries.popleft()
+                except IndexError:
+                    break
                 error: Exception | None = None
                 try:
                     if entry.wanted.cancelled():
@@ -226,8 +236,7 @@ class Outbox:
                 except BaseException:
                     self._entries.appendleft(entry)
                     raise
-                finally:
-                    self._in_hand.remove(entry)
+                self._unsent.discard(entry.wanted)
                 entry.sent(error)
                 if entry.wanted is until:
                     break
@@ -266,12 +275,27 @@ _NOTHING = (-1, 0)
 
 async def tell(way: Channel, message: tuple[Any, ...]) -> None:
     """Sends a message; waits for room."""
-    if way.is_reader:  # who makes room while it waits
-        way.post(_wire.ITEM, b"", message)
+    if _current.deadlocks() is not None and way.is_reader:
+        await _tell_itself(way, way.pack(_wire.ITEM, b"", message))
         return
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     if not _send(way, way.pack(_wire.ITEM, b"", message), 0, waiter, functools.partial(_settle, waiter)):
         await waiter
+
+
+async def _tell_itself(way: Channel, frame: bytes) -> None:
+    """In an actor's own loop. Its driver makes room, unless as many coroutines run as may: then this does."""
+    try:
+        turns = 0
+        while not way.try_send(frame):
+            if turns == _TURNS:
+                way.send(frame)
+                break
+            await asyncio.sleep(0)
+            turns += 1
+    except BaseException:
+        _wire.drop(way.mailbox, frame)
+        raise
 
 
 def ask(way: Channel, head: bytes, message: tuple[Any, ...], future: Future[Any]) -> None:

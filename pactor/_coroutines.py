@@ -20,7 +20,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from . import _ending, _waiting
@@ -51,7 +51,7 @@ class AsyncLoop(Loop):
         self._concurrency = concurrency
         self._driver: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._has_started = False  # a task, by the message that was taken last
+        self._began_task = False  # by the message that was taken last
         self._stop: Stop | None = None
         self._stopping = False
         self._time_to_end = _CANCELLED
@@ -84,7 +84,8 @@ class AsyncLoop(Loop):
             self._leave(1)
         self._answers.finish()
         self._stopping = True
-        self._aio.add_reader(self._fifo, self.read, self._fifo)  # there is no driver any more, and senders may wait
+        if not self._deaf:
+            self._aio.add_reader(self._fifo, self._read_on)
         try:
             self._cancel(task for task in (self._driver, *self._tasks) if task)
         finally:
@@ -92,6 +93,12 @@ class AsyncLoop(Loop):
                 super().stop()
             finally:
                 self._aio.remove_reader(self._fifo)
+
+    def _read_on(self) -> None:
+        """Where there is no driver any more: on whom it waits now may wait for room, but is not to flood it."""
+        self.read(self._fifo)
+        if self._deaf or self._inbox.unread > _READ_AHEAD:
+            self._aio.remove_reader(self._fifo)
 
     def end(self, ending: _ending.Ending) -> None:
         if self._forked:
@@ -132,8 +139,8 @@ class AsyncLoop(Loop):
                 break
             if self._forked:
                 self._leave(0)  # the inbox is the parent's
-            if self._has_started:
-                self._has_started = False
+            if self._began_task:
+                self._began_task = False
                 await asyncio.sleep(0)
                 inbox.finish()
             elif now() > turn:
@@ -216,7 +223,7 @@ class AsyncLoop(Loop):
         super()._attend()
 
     def _told(self, name: str, value: object) -> None:
-        if asyncio.iscoroutine(value):
+        if value is not None and isinstance(value, Coroutine):  # of whatever type
             self._start(name, value, False)
 
     def _answered(self, asker: bytes, number: int, name: str, value: object) -> None:
@@ -233,7 +240,7 @@ class AsyncLoop(Loop):
         task = self._aio.create_task(self._execute(name, awaitable, is_asked), name=f"{name}()")
         self._tasks.add(task)
         task.add_done_callback(self._finish)
-        self._has_started = True
+        self._began_task = True
         return task
 
     async def _execute(self, name: str, awaitable: Awaitable[Any], is_asked: bool) -> Any:
@@ -291,6 +298,8 @@ class AsyncLoop(Loop):
                 self._aio.run_until_complete(asyncio.wait(running, timeout=left))
             if self._forked:
                 self._leave(0)
+            if self._aio.is_closed():
+                break
             running = {task for task in running if not task.done()}
         for task in running:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own word on this

@@ -22,14 +22,11 @@ from ._errors import ActorClosed, ActorDied, ActorError, RemoteTraceback
 class Ending:
     """Why an actor takes no more messages."""
 
-    def __init__(
-        self, closed: bool, reason: str, traceback: str = "", failed: bool = False, started: bool = True
-    ) -> None:
+    def __init__(self, closed: bool, reason: str, traceback: str = "", failed: bool = False) -> None:
         self.closed = closed  #: it was asked to end
         self.reason = reason  #: reads on after "actor 'x' "
         self.traceback = traceback  #: of the exception that ended it
         self.failed = failed  #: a restart is the remedy
-        self.started = started  #: it came to its first message
 
     def error(self, name: str) -> ActorError:
         error = (ActorClosed if self.closed else ActorDied)(f"actor {name!r} {self.reason}")

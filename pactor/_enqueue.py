@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,10 @@ class Enqueue:
         """The method of the proxy that has this method executed."""
         if self._names is None:
             methods = [name for name in dir(self._proxy) if not is_dunder(name)]
-            functions = {name: getattr(self._proxy, name).__function__ for name in methods}
-            self._names = {function: name for name, function in functions.items() if function.__hash__}
+            self._names = {}
+            for name in methods:
+                with contextlib.suppress(TypeError):  # what can't be hashed is no method
+                    self._names[getattr(self._proxy, name).__function__] = name
         try:
             name = self._names[getattr(method, "__func__", method)]
         except (KeyError, TypeError):
@@ -75,6 +78,7 @@ class EnqueueLater(Enqueue):
             raise RuntimeError("enqueue_later() works in its actor's own process only")
         if not 0 <= delay < math.inf:
             raise ValueError(f"the delay must be a number of seconds from 0 on, not {delay!r}")
+        delay = float(delay)
         message = self.method(method)
         message.__check__(self._proxy, *args, **kwargs)  # type: ignore[attr-defined]
         way = self._proxy.__channel__
@@ -151,4 +155,5 @@ def _is_slot(attribute: object) -> bool:
 
 def _is_open(cls: type) -> bool:
     heap_type = 1 << 9
-    return bool(cls.__flags__ & heap_type)
+    immutable_type = 1 << 8
+    return cls.__flags__ & (heap_type | immutable_type) == heap_type

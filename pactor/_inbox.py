@@ -40,7 +40,7 @@ _WORD = 0  # offset << 2 | state
 _END = 1  # where the last frame ends, or earlier: where to begin to look for the end
 _PID = 2  # who reads
 _CLOSING = 3  # set by the owner: put a CLOSE behind what is in the FIFO now
-_STARTED = 4  # whether the actor that reads, the last one, came to its first message
+_STARTED = 4  # whether the process that reads, or was the last to, came as far as its first message
 _FRAMES = 64  # where the frames begin, in bytes
 _UNKNOWN = (1 << 64) - 1  # value of _END: look from the offset on, and there may be rubbish behind it
 
@@ -212,7 +212,7 @@ class Inbox:
 
     @property
     def has_started(self) -> bool:
-        """Whether the actor that reads came to its first message."""
+        """Whether the process that reads, or was the last to, came as far as its first message."""
         return self._words[_STARTED] != 0
 
     @has_started.setter

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import _runtime
+from . import _runtime, _waiting
 
 if TYPE_CHECKING:
     from ._future import Future
@@ -119,7 +119,8 @@ class FutureReader:
     def add(self, future: Any, done: Callable[[Any], object]) -> None:
         """Has ``done`` called with the future, in whatever thread, when it is done."""
         if _is_ours(future):
-            if future._way.outboxes:  # as an event loop left it that has ended
+            # Left by an event loop that has ended: one that runs is this actor's own.
+            if future._way.outboxes and _waiting.running_loop() is None:
                 from . import _awaiting
 
                 _awaiting.send_beside(future)

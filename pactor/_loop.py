@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 LOOK_UP = 0.05
 #: How long an actor that ends waits for askers that do not read, in seconds.
 _LINGER = 10.0
-#: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds; and for slots
-#: while none is taken.
+#: How often to look for lost slots, and for the owner where no descriptor tells of its end, in seconds.
 _LOOK_AGAIN = 0.1
+#: The same while all slots are there, as one may be lost during the sleep: who has a maxsize, and nothing to do, looks.
 _LOOK_SELDOM = 1.0
 #: How many messages behind its close an actor reads that is not done yet, to refuse them; more wait for its end.
 _MOST_REFUSED = 10_000
@@ -131,7 +131,7 @@ class Loop:
         except (KeyboardInterrupt, Stop):
             raise
         except BaseException as error:
-            ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True, started=False)
+            ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True)
             log.error("actor %r (process %d) could not start", self._name, os.getpid(), exc_info=error)
             raise Stop(ending, 1) from None
 
@@ -275,9 +275,16 @@ class Loop:
             number, asker, message = _wire.split_ask(body)
         except struct.error as error:
             return self._unreadable(error)
-        name = "a message"
         try:
             name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, message)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            told = portable(error)
+            if isinstance(error, SystemExit):  # only its text: it must not end the asker either
+                told = None, *told[1:]
+            return self._answers.error(asker, number, told)
+        try:
             value = getattr(self._object, name)(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
@@ -321,7 +328,7 @@ class Loop:
             raise Stop(Ending(False, reason, traceback_of(error), failed=not self._terminated), 1) from None
 
     def _exit(self, what: str, error: SystemExit) -> NoReturn:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
         raise Stop(Ending(False, f"ended itself: {what} raised {said(error)}"), code) from None
 
     def _wait(self) -> None:

@@ -40,8 +40,9 @@ from ._waiting import deadline_in, earlier, readers, wait
 T = TypeVar("T")
 
 _READ = os.O_RDONLY | os.O_NONBLOCK
-#: How often one looks again for what nothing wakes it for, in seconds; and for slots, while none is taken.
+#: How often one looks again for what nothing wakes it for, in seconds.
 _LOOK_AGAIN = 0.05
+#: The same while all slots are there, as one may be lost during the sleep.
 _LOOK_SELDOM = 1.0
 _LOCK_AGAIN = 0.002
 #: How long a reader may hold up those that put without waiting.
@@ -350,7 +351,8 @@ def _inherited(directory: str, maxsize: int, *descriptors: Any) -> Mailbox[Any]:
     fds = [descriptor.detach() for descriptor in descriptors]
     for fd in fds:
         os.set_inheritable(fd, False)
-    slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None  # with a lock that nobody shares
+    # What came has kept the slots alive on the way. This is opened anew, as a flock is shared with it.
+    slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None
     for fd in fds[1:]:
         os.close(fd)
     mailbox._attach(maxsize, True, fds[0], slots)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ._proxy import Proxy
 
 #: Too large for a frame, or nothing for the plain pickler.
+#: Where the signature has no first argument to leave out. The last is a classmethod that is written in C.
+_UNBOUND = (staticmethod, classmethod, type(dict.__dict__["fromkeys"]))
 _SLOWER = (IndexError, *_wire.REFUSALS)
 
 
@@ -75,11 +77,16 @@ def _signature(cls: type, name: str) -> inspect.Signature:
     import inspect
 
     static = inspect.getattr_static(cls, name)
+    how: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):  # annotations may name what only type checkers import
+        import annotationlib
+
+        how = {"annotation_format": annotationlib.Format.FORWARDREF}
     try:
-        signature = inspect.signature(getattr(cls, name))
+        signature = inspect.signature(getattr(cls, name), **how)
     except (TypeError, ValueError):  # some that are written in C don't tell
         return inspect.signature(lambda self, /, *args, **kwargs: None)
-    if hasattr(static, "__get__") and not isinstance(static, (staticmethod, classmethod)):
+    if hasattr(static, "__get__") and not isinstance(static, _UNBOUND):
         return signature
     proxy = "self"
     while proxy in signature.parameters:

@@ -66,9 +66,7 @@ def _give_up(mailbox: Mailbox[Any], name: str, error: OSError) -> NoReturn:
     if os.path.isdir(mailbox.directory):
         log.error("actor %r (process %d) could not start", name, os.getpid(), exc_info=error)
         with contextlib.suppress(OSError):
-            _ending.write(
-                mailbox.directory, Ending(False, f"could not start: {said(error)}", failed=True, started=False)
-            )
+            _ending.write(mailbox.directory, Ending(False, f"could not start: {said(error)}", failed=True))
     mailbox.stop_reading()
     sys.exit(1)
 

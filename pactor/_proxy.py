@@ -51,7 +51,9 @@ class Proxy:
         return _proxy, (self.__channel__.mailbox, self.__channel__.name, *self.__target__)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Proxy) and self.__channel__.mailbox == other.__channel__.mailbox
+        if not isinstance(other, Proxy):
+            return NotImplemented
+        return self.__channel__.mailbox == other.__channel__.mailbox
 
     def __hash__(self) -> int:
         return hash(self.__channel__.mailbox)
@@ -82,6 +84,9 @@ class Proxy:
 
 def wrapped_class(target: object) -> type:
     """The class that an actor of this target wraps. Raises TypeError where that can't be."""
+    origin = getattr(target, "__origin__", None)
+    if isinstance(origin, type) and not isinstance(target, type):
+        raise TypeError(f"an actor wraps an object, its class, or a functools.partial of it, not {target!r}")
     if isinstance(target, functools.partial):
         if not isinstance(target.func, type):
             raise TypeError(f"an actor wraps an object, its class, or a functools.partial of its class, not {target!r}")
@@ -112,7 +117,7 @@ def class_for(cls: type) -> type[Proxy]:
     """The proxy class of a wrapped class, made once."""
     found = _classes.get(cls)
     if found is None:
-        methods = {name: _methods.make(cls, name) for name in dir(cls) if _is_method(cls, name)}
+        methods = {name: _methods.make(cls, name) for name in type.__dir__(cls) if _is_method(cls, name)}
         members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
         found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)
     return found

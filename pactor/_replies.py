@@ -60,6 +60,7 @@ class Replies:
         self._writer = os.open(f"{mailbox}/fifo", os.O_WRONLY | os.O_NONBLOCK)
         _inbox.create(f"{mailbox}/inbox", self.fd)
         self._inbox = _inbox.Inbox(f"{mailbox}/inbox", self.fd)
+        self._tried = -1  # the number of the reply whose loading raised last
         self._in_doubt = False  # whether the inbox is as its reader left it
         self._in_hand: list[tuple[int, bytes]] = []  # what was taken from it, and has not come to its future
         self._ask_size = _wire.HEADER_SIZE + _wire.ASK_HEAD.size + len(self._address)
@@ -385,7 +386,11 @@ class Replies:
             value = _wire.unpack(self.mailbox, kind, body)
             if kind & _wire.KIND == _wire.ERROR:
                 value, error = None, revived(value)
-        except Exception as failure:
+        except BaseException as failure:
+            # What is no Exception is a signal handler's, most likely; where it comes again, it is the reply's own.
+            if not isinstance(failure, Exception) and (self._tried != number or isinstance(failure, KeyboardInterrupt)):
+                self._tried = number
+                raise
             error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")
             error.__cause__ = failure
         self.finish(future, value, error)

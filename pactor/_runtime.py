@@ -189,7 +189,7 @@ def remove(path: str, keep: str = "") -> None:
             pass
         except OSError as error:
             # A sender put a file there between the look and the removal. Once the directory is gone, none can. What
-            # can't be removed says so itself.
+            # lies in it and can't be removed has raised its own error above.
             if error.errno == errno.ENOTEMPTY:
                 continue
             raise

@@ -89,9 +89,9 @@ class ReaderSlots:
 
     fd = -1
 
-    def __init__(self, mailbox: str, maxsize: int, fd: int = -1) -> None:
+    def __init__(self, mailbox: str, maxsize: int) -> None:
         self.maxsize = maxsize
-        self.fd = fd if fd >= 0 else os.open(f"{mailbox}/slots", os.O_RDWR | os.O_NONBLOCK)
+        self.fd = os.open(f"{mailbox}/slots", os.O_RDWR | os.O_NONBLOCK)
 
     @classmethod
     def make(cls, mailbox: str, maxsize: int) -> ReaderSlots:

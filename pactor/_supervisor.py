@@ -180,7 +180,7 @@ class Supervisor:
             with self._mailbox.bequeath(keep=True):
                 process.start()
         except OSError as error:
-            return Ending(False, f"could not be started: {said(error)}", failed=True, started=False), 1
+            return Ending(False, f"could not be started: {said(error)}", failed=True), 1
         mailbox = self._mailbox.directory
         _inbox.set_reader(f"{mailbox}/inbox", process.pid)
         self._process = process
@@ -211,7 +211,7 @@ class Supervisor:
             body = inbox.recover()
             if self._told_to_end or not ending.failed or (body is not None and inbox.kind == _wire.CLOSE):
                 raise _Last(ending, exitcode)
-            if self._closing and not (ending.started and inbox.has_started):
+            if self._closing and not inbox.has_started:
                 raise _Last(ending, exitcode)  # what is queued would wait for ever
             if len(self._failures) > self._restart.max_restarts:
                 count = len(self._failures) - 1

@@ -34,7 +34,7 @@ def revived(reply: Any) -> BaseException:
             loaded = None
         if isinstance(loaded, BaseException):
             error = loaded
-    error.__cause__ = RemoteTraceback(traceback) if traceback else None
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(traceback) if traceback else None)
     return error
 
 

@@ -320,25 +320,38 @@ class CleansUpBadly(Recorder):
 
 class TellsItself(Recorder):
     async def tell_itself(self, count):
+        """Returns how many it has executed meanwhile."""
         for number in range(count):
             await tell(current_actor().proxy.note, number, b"x" * 600)
+        return len(self.seen)
 
     def count(self):
         return len(self.seen)
 
 
+class Generating(Recorder):
+    async def echo_soon(self, value):
+        return value
+
+    def generate(self):
+        yield
+
+
 class Farewell(Recorder):
     """Asks another one at its end."""
 
-    def __init__(self, other):
+    def __init__(self, other, gate):
         super().__init__()
         self.other = other
+        self.gate = gate
 
     async def echo_soon(self, value):
         return value
 
     async def on_stop(self):
-        await ask(self.other.echo)
+        future = ask(self.other.echo)
+        touch(f"{self.gate}.stopping")
+        await future
 
 
 class AsksLate(Recorder):

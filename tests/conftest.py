@@ -20,7 +20,9 @@ from pactor import Actor, _blocks, _runtime, ask
 METHODS = ("fork", "forkserver", "spawn")
 
 # What the tests wrap is in modules that import much. (Programs of the tests have a fork server that knows of nothing.)
-_ACTORS = [f"{what}_actors" for what in ("plain", "ask", "current", "enqueue", "later", "restart", "fault", "async")]
+_ACTORS = [
+    f"{what}_actors" for what in ("plain", "ask", "current", "enqueue", "later", "restart", "fault", "async", "edge")
+]
 multiprocessing.set_forkserver_preload(["pytest", "hypothesis", "support", "mailbox_workers", *_ACTORS])
 
 # A shell starts what is to run in the background with SIGINT ignored, and all that comes from it would ignore Ctrl-C.
@@ -111,7 +113,8 @@ def leaves_nothing(_started, request):
         # What was killed needs a moment to be gone.
         eventually(lambda: not left(), lambda: f"left behind: {left()}", limit=10)
     except AssertionError:
-        eventually(lambda: not _kill(pid for pid, name in processes() if name and pid not in running))
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not _kill(pid for pid, name in processes() if name and pid not in running))
         raise
     gc.freeze()  # pytest keeps much of each test, and to look through all of it again would take most of the time
 

@@ -9,7 +9,6 @@ import math
 import multiprocessing
 import os
 import signal
-import time
 
 import pytest
 from async_actors import (
@@ -21,6 +20,7 @@ from async_actors import (
     Exclusive,
     Farewell,
     Flooder,
+    Generating,
     Hooks,
     OfAnotherType,
     OnSignals,
@@ -35,7 +35,8 @@ from programs import METHODS, run
 from support import LIMIT, Recorder, eventually, reached, results, sleeps
 from test_actor import run_program
 
-from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, ask, tell
+from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, _wire, ask, tell
+from pactor._channel import Channel
 
 FOREVER = Restart(max_restarts=math.inf, backoff=0)
 
@@ -537,36 +538,65 @@ def test_an_owner_in_an_event_loop_makes_and_asks_them(context):
 @pytest.mark.parametrize("policy", ["resume", FOREVER], ids=["resume", "restart"])
 @pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("how", ["raise", "exit", "stop"])
-def test_however_its_coroutines_clean_up_it_ends_at_once_as_it_was_told(context, how, beside, policy):
-    with Actor(CleansUpBadly(), context=context, on_failure=policy) as actor:
+def test_however_its_coroutines_clean_up_it_ends_at_once_as_it_was_told(monkeypatch, how, beside, policy):
+    monkeypatch.setattr(_coroutines, "_CANCELLED", 2 * LIMIT)
+    with Actor(CleansUpBadly(), context=multiprocessing.get_context("fork"), on_failure=policy) as actor:
         (actor.proxy.clean_up_beside if beside else actor.proxy.clean_up)(how)
         asked = ask(actor.proxy.clean_up, how)
         eventually(lambda: [how, how] == ask(actor.proxy.all).result(LIMIT))
-        began = time.monotonic()
         os.kill(actor.pid, signal.SIGTERM)
-        with pytest.raises(ActorClosed, match="SIGTERM"):
-            asked.result(LIMIT)
-        assert actor.join(LIMIT)
-        assert time.monotonic() - began < _coroutines._CANCELLED
+        try:
+            with pytest.raises(ActorClosed, match="SIGTERM"):
+                asked.result(LIMIT)
+            assert actor.join(LIMIT)
+        finally:
+            actor.kill()
 
 
 @pytest.mark.parametrize("maxsize", [0, 10])
 def test_a_coroutine_may_tell_its_own_actor_more_than_there_is_room_for(context, maxsize):
     with Actor(TellsItself(), context=context, concurrency=1, maxsize=maxsize) as actor:
-        assert ask(actor.proxy.tell_itself, 4000).result(LIMIT) is None
+        ask(actor.proxy.tell_itself, 4000).result(LIMIT)
         assert 4000 == ask(actor.proxy.count).result(LIMIT)
 
 
 @pytest.mark.parametrize("what", ["ask", "flood"])
 def test_while_its_on_stop_waits_it_keeps_nobody_waiting(context, gate, what):
-    with Actor(AsksLate(), context=context) as other, Actor(Farewell(other.proxy), context=context) as actor:
+    with Actor(AsksLate(), context=context) as other, Actor(Farewell(other.proxy, gate), context=context) as actor:
         told = ask(getattr(other.proxy, what), actor.proxy, gate)
         reached(gate)
         actor.close()
-        eventually(lambda: sleeps(actor.pid))
+        eventually(lambda: os.path.exists(f"{gate}.stopping"))
         gate.touch()
         assert "ActorClosed" == told.result(LIMIT)
         assert actor.join(LIMIT)
+
+
+def test_whoever_floods_it_while_its_on_stop_waits_waits_at_last(monkeypatch, gate):
+    monkeypatch.setattr(_coroutines, "_READ_AHEAD", 1000)
+    fork = multiprocessing.get_context("fork")
+    with Actor(AsksLate(), context=fork) as other, Actor(Farewell(other.proxy, gate), context=fork) as actor:
+        other.proxy.wait_for(gate)
+        reached(gate)
+        actor.close()
+        eventually(lambda: os.path.exists(f"{gate}.stopping"))
+        way = Channel(actor._mailbox.directory, "flooded")
+        frame = _wire.frame(_wire.ITEM, b"", bytes(4000))
+        eventually(lambda: not way.try_send(frame))
+        gate.touch()
+        assert actor.join(LIMIT)
+
+
+def test_a_generator_that_nobody_asked_for_is_no_coroutine(context):
+    with Actor(Generating(), context=context, concurrency=5, on_failure="stop") as actor:
+        actor.proxy.generate()
+        assert "goes on" == ask(actor.proxy.echo, "goes on").result(LIMIT)
+
+
+def test_an_actor_that_tells_itself_much_goes_on_meanwhile(context):
+    with Actor(TellsItself(), context=context) as actor:
+        assert 10_000 < ask(actor.proxy.tell_itself, 20_000).result(LIMIT)
+        assert 20_000 == ask(actor.proxy.count).result(LIMIT)
 
 
 def test_coroutines_of_another_type_run_also_where_nobody_asks(context):

@@ -544,6 +544,24 @@ def test_what_a_stopped_loop_left_unsent_comes_before_what_the_next_one_sends(sm
         assert [0, 1, 2] == ask(small.proxy.all).result(LIMIT)
 
 
+def test_what_two_loops_left_unsent_after_each_other_is_sent_for_its_callback(small, gate):
+    done = threading.Event()
+
+    async def leave():
+        await tell(small.proxy.note, 0)
+        future = ask(small.proxy.echo, "spam")
+        future.add_done_callback(lambda _: done.set())
+
+    async def adopt():
+        ask(small.proxy.echo)
+
+    asyncio.run(leave())
+    asyncio.run(adopt())
+    open_gate(gate)
+    assert done.wait(LIMIT)
+    eventually(lambda: threading.active_count() == 1)
+
+
 def test_a_tell_that_a_closed_loop_left_is_sent_once(small, gate):
     loop = asyncio.new_event_loop()
 

@@ -22,6 +22,7 @@ import pytest
 from async_actors import OnSignals
 from fault_support import unread
 from support import LIMIT, Recorder, eventually, reached, sleeps
+from test_asyncio import until
 
 from pactor import (
     Actor,
@@ -201,23 +202,21 @@ def test_a_thread_that_waits_is_woken_where_an_event_loop_can_not_send(gate, tmp
         await tell(actor.proxy.wait_for, other)
         future = ask(actor.proxy.echo)
         waiting = asyncio.ensure_future(asyncio.to_thread(future.result))
-        while not future._replies._leader:
-            await asyncio.sleep(0.001)
-        actor.close()
-        gate.touch()
-        await asyncio.wait([waiting], timeout=LIMIT / 2)
-        assert waiting.done()
-        other.touch()
+        try:
+            await until(lambda: future._replies._leader)
+            actor.close()
+            gate.touch()
+            await asyncio.wait([waiting], timeout=LIMIT / 2)
+            assert waiting.done()
+        finally:
+            other.touch()
         with pytest.raises(ActorClosed):
             await waiting
 
     with Actor(Recorder(), context=FORK, maxsize=1) as actor:
         actor.proxy.wait_for(gate)
         reached(gate)
-        try:
-            asyncio.run(main())
-        finally:
-            other.touch()
+        asyncio.run(main())
 
 
 def test_what_a_thread_gives_back_to_an_event_loop_is_sent_by_it(monkeypatch, gate):
@@ -248,8 +247,7 @@ def test_what_a_thread_gives_back_to_an_event_loop_is_sent_by_it(monkeypatch, ga
 
     async def main():
         gate.touch()
-        while not seen.is_set():
-            await asyncio.sleep(0.001)
+        await until(seen.is_set)
         given_up.set()
         thread.join()
         assert "spam" == await asyncio.wait_for(future, LIMIT)
@@ -458,9 +456,11 @@ def test_who_has_answered_is_in_no_circle_any_more(gate):
         way = asker._way
         eventually(lambda: unread(way.file) == 0)
         os.kill(asker.pid, signal.SIGSTOP)
-        gate.touch()
-        eventually(lambda: unread(way.file) > 350)
-        os.kill(asker.pid, signal.SIGCONT)
+        try:
+            gate.touch()
+            eventually(lambda: unread(way.file) > 350)  # an ask, and at least one probe
+        finally:
+            os.kill(asker.pid, signal.SIGCONT)
         assert 1 == value.result(LIMIT)
         told.join()
     assert "spam" == pathlib.Path(f"{gate}.told").read_text()

@@ -1,0 +1,68 @@
+"""Odd things that are wrapped, sent and raised. Without pytest, so that a spawned process starts soon."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Annotated, Generic, TypeVar
+
+from support import Recorder
+
+T = TypeVar("T")
+
+
+class Panic(BaseException):
+    """As extensions raise that are written in other languages."""
+
+
+def panic():
+    raise Panic("spam")
+
+
+class PanicsWhenLoaded:
+    def __reduce__(self):
+        return panic, ()
+
+
+class ExitsWhenLoaded:
+    def __reduce__(self):
+        return sys.exit, (3,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    pass
+
+
+class Box(Recorder, Generic[T]):
+    pass
+
+
+class Hiding(type):
+    """Leaves out what its classes have, as that of Enum does."""
+
+    def __dir__(cls):
+        return []
+
+
+class Odd(Recorder, metaclass=Hiding):
+    Port = Annotated[int, {"min": 1}]
+
+    def panics(self):
+        return PanicsWhenLoaded()
+
+    def exits(self):
+        return ExitsWhenLoaded()
+
+    def exit_with(self, code):
+        sys.exit(code)
+
+    def raise_frozen(self):
+        raise Frozen
+
+    def note_later(self, value):
+        self.enqueue(self.note, value)
+
+
+class Table(dict):
+    pass

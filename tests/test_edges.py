@@ -1,0 +1,136 @@
+"""What a wrapped class, an argument, a reply, an exception may be, of all that there is."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import decimal
+import inspect
+import re
+import sys
+from unittest import mock
+
+import pytest
+from edge_actors import Box, ExitsWhenLoaded, Frozen, Odd, Panic, PanicsWhenLoaded, Table
+from support import LIMIT, Counter, Recorder
+
+import pactor
+from pactor import Actor, RemoteError, _proxy, ask
+
+
+@pytest.fixture
+def odd(context):
+    with Actor(Odd(), context=context) as actor:
+        yield actor.proxy
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they are written")
+def test_annotations_may_name_what_only_type_checkers_import():
+    names = {}
+    exec("class Typed:\n    def add(self, n: Decimal) -> Decimal: 'Adds.'", names)
+    proxy = _proxy.class_for(names["Typed"])
+    assert ["self", "n"] == list(inspect.signature(proxy.add).parameters)
+
+
+def test_a_metaclass_hides_no_method(odd):
+    odd.note_later("spam")
+    assert odd.panics.__name__ == "panics"
+
+
+@pytest.mark.parametrize("value", [collections.deque(), decimal.Decimal(1), re.compile("spam"), 1])
+def test_what_takes_no_attribute_is_an_error_at_the_call(value):
+    with pytest.raises(TypeError, match="derive a class"):
+        Actor(value)
+
+
+def test_an_alias_of_a_class_is_an_error_at_the_call():
+    with pytest.raises(TypeError, match="Box"):
+        Actor(Box[int])
+    with Actor(Box[int]()) as actor:
+        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
+
+
+@pytest.mark.parametrize("context", ["spawn", 1])
+def test_what_is_no_context_is_an_error_at_the_call(context):
+    with pytest.raises(TypeError, match="get_context"):
+        Actor(Counter(), context=context)
+
+
+def test_the_arguments_of_class_methods_written_in_c_are_checked_as_they_are():
+    with Actor(Table()) as actor:
+        assert {1: 2} == ask(actor.proxy.fromkeys, [1], 2).result(LIMIT)
+        with pytest.raises(TypeError):
+            actor.proxy.fromkeys()
+
+
+def test_a_callable_that_can_not_be_hashed_is_no_reason_not_to_enqueue(odd):
+    ask(odd.note_later, "spam").result(LIMIT)
+    assert ["spam"] == ask(odd.all).result(LIMIT)
+
+
+def test_a_proxy_leaves_it_to_others_whether_they_equal_it():
+    with Actor(Counter()) as actor:
+        assert actor.proxy == mock.ANY
+        assert actor.proxy != 1
+
+
+def test_all_names_are_there_for_completion():
+    assert {*pactor.__all__} <= {*dir(pactor)}
+
+
+@pytest.mark.parametrize(("raises", "error"), [(PanicsWhenLoaded, Panic), (ExitsWhenLoaded, RemoteError)])
+def test_an_argument_that_raises_whatever_when_it_is_loaded_fails_its_message(odd, raises, error):
+    with pytest.raises(error):
+        ask(odd.echo, raises()).result(LIMIT)
+    odd.note(raises())
+    assert "goes on" == ask(odd.echo, "goes on").result(LIMIT)
+
+
+def test_a_reply_that_raises_whatever_when_it_is_loaded_fails_its_ask(odd, caplog):
+    asks = [ask(odd.echo, 1), ask(odd.panics), ask(odd.exits), ask(odd.echo, 2)]
+    assert not concurrent.futures.wait(asks, LIMIT).not_done
+    assert [1, 2] == [asks[i].result() for i in (0, 3)]
+    for future in asks[1:3]:
+        with pytest.raises(RemoteError):
+            future.result()
+    caplog.clear()  # what was logged holds the futures
+
+
+def test_it_is_raised_once_where_somebody_waits_as_it_may_be_a_signal_handler_s(odd):
+    future = ask(odd.exits)
+    with pytest.raises(SystemExit):
+        future.result(LIMIT)
+    with pytest.raises(RemoteError, match="SystemExit: the reply can't be loaded"):
+        future.result(LIMIT)
+
+
+def test_a_frozen_exception_comes_with_its_type_and_its_traceback(odd):
+    with pytest.raises(Frozen) as info:
+        ask(odd.raise_frozen).result(LIMIT)
+    assert "raise_frozen" in str(info.value.__cause__)
+
+
+@pytest.mark.parametrize(("code", "exitcode"), [((1 << 32) - 1, 255), (-1, 255), (256, 0), ("spam", 1)])
+def test_any_exit_code_ends_it(context, code, exitcode):
+    with Actor(Odd(), context=context) as actor:
+        actor.proxy.exit_with(code)
+        actor.join(LIMIT)
+        assert exitcode == actor.exitcode
+
+
+def test_a_delay_may_be_any_number(context):
+    with Actor(Delaying(), context=context) as actor:
+        actor.proxy.note_soon(decimal.Decimal("0.001"))
+        assert "noted" == ask(actor.proxy.noted).result(LIMIT)
+
+
+class Delaying(Recorder):
+    def note_soon(self, delay):
+        self.future = concurrent.futures.Future()
+        self.enqueue_later(delay, self.decide)
+
+    def decide(self):
+        self.future.set_result("noted")
+
+    def noted(self):
+        return self.future
