@@ -15,7 +15,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
@@ -25,6 +24,7 @@ from ._errors import ActorError
 if TYPE_CHECKING:
     import functools
     from multiprocessing.connection import Connection
+    from multiprocessing.context import BaseContext
     from types import TracebackType
 
     from typing_extensions import Self
@@ -342,7 +342,7 @@ class Actor(Generic[T]):
 def _check(name: str | None, maxsize: int, on_failure: object, context: object) -> None:
     if not isinstance(name, (str, type(None))):
         raise TypeError(f"the name must be a str, not {name!r}")
-    if not isinstance(context, (BaseContext, type(None))):
+    if context is not None and not hasattr(context, "get_start_method"):
         raise TypeError(f"the context must be one of multiprocessing, as get_context() returns, not {context!r}")
     if not isinstance(maxsize, int):
         raise TypeError(f"maxsize must be an int, not {maxsize!r}")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _current, _wire
 from ._errors import ActorError
+from ._future import PENDING
 from ._log import log
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Outbox:
             try:
                 while self._beside:
                     future = self._beside[0]
-                    if not self.holds(future):
+                    if future._state != PENDING or not self.holds(future):
                         self._beside.popleft()
                         send_beside(future)  # another loop may have adopted it
                     elif self.loop.is_running() or (self.flush(None, until=future) and self.holds(future)):
@@ -283,16 +284,22 @@ async def tell(way: Channel, message: tuple[Any, ...]) -> None:
         await waiter
 
 
+_telling: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+
 async def _tell_itself(way: Channel, frame: bytes) -> None:
     """In an actor's own loop. Its driver makes room, unless as many coroutines run as may: then this does."""
     try:
-        turns = 0
-        while not way.try_send(frame):
-            if turns == _TURNS:
-                way.send(frame)
-                break
-            await asyncio.sleep(0)
-            turns += 1
+        async with _telling.setdefault(
+            asyncio.get_running_loop(), asyncio.Lock()
+        ):  # one after the other, in their order
+            turns = 0
+            while not way.try_send(frame):
+                if turns == _TURNS:
+                    way.send(frame)
+                    break
+                await asyncio.sleep(0)
+                turns += 1
     except BaseException:
         _wire.drop(way.mailbox, frame)
         raise
@@ -358,3 +365,4 @@ def send_beside(future: Future[Any]) -> None:
 
 
 os.register_at_fork(after_in_child=_readings.clear)
+os.register_at_fork(after_in_child=_telling.clear)

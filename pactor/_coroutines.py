@@ -55,6 +55,7 @@ class AsyncLoop(Loop):
         self._stop: Stop | None = None
         self._stopping = False
         self._time_to_end = _CANCELLED
+        self._most_unread = 0
         self._bell: asyncio.Future[None] | None = None
         self._listens = False
         self._is_ahead = False  # waits while no message may begin
@@ -84,6 +85,7 @@ class AsyncLoop(Loop):
             self._leave(1)
         self._answers.finish()
         self._stopping = True
+        self._most_unread = self._inbox.unread + _READ_AHEAD
         if not self._deaf:
             self._aio.add_reader(self._fifo, self._read_on)
         try:
@@ -97,7 +99,7 @@ class AsyncLoop(Loop):
     def _read_on(self) -> None:
         """Where there is no driver any more: on whom it waits now may wait for room, but is not to flood it."""
         self.read(self._fifo)
-        if self._deaf or self._inbox.unread > _READ_AHEAD:
+        if self._deaf or self._inbox.unread > self._most_unread:
             self._aio.remove_reader(self._fifo)
 
     def end(self, ending: _ending.Ending) -> None:

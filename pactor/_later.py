@@ -119,8 +119,8 @@ class FutureReader:
     def add(self, future: Any, done: Callable[[Any], object]) -> None:
         """Has ``done`` called with the future, in whatever thread, when it is done."""
         if _is_ours(future):
-            # Left by an event loop that has ended: one that runs is this actor's own.
-            if future._way.outboxes and _waiting.running_loop() is None:
+            # Left by an event loop that has ended, or will; the one that runs here is this actor's own.
+            if any(loop is not _waiting.running_loop() for loop in list(future._way.outboxes)):
                 from . import _awaiting
 
                 _awaiting.send_beside(future)

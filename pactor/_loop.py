@@ -277,7 +277,7 @@ class Loop:
             return self._unreadable(error)
         try:
             name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, message)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stop):
             raise
         except BaseException as error:
             told = portable(error)

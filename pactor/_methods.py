@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from ._proxy import Proxy
 
-#: Too large for a frame, or nothing for the plain pickler.
 #: Where the signature has no first argument to leave out. The last is a classmethod that is written in C.
 _UNBOUND = (staticmethod, classmethod, type(dict.__dict__["fromkeys"]))
+#: Too large for a frame, or nothing for the plain pickler.
 _SLOWER = (IndexError, *_wire.REFUSALS)
 
 

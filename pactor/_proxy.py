@@ -84,8 +84,7 @@ class Proxy:
 
 def wrapped_class(target: object) -> type:
     """The class that an actor of this target wraps. Raises TypeError where that can't be."""
-    origin = getattr(target, "__origin__", None)
-    if isinstance(origin, type) and not isinstance(target, type):
+    if type(target).__module__ in ("typing", "types") and isinstance(getattr(target, "__origin__", None), type):
         raise TypeError(f"an actor wraps an object, its class, or a functools.partial of it, not {target!r}")
     if isinstance(target, functools.partial):
         if not isinstance(target.func, type):
@@ -117,7 +116,9 @@ def class_for(cls: type) -> type[Proxy]:
     """The proxy class of a wrapped class, made once."""
     found = _classes.get(cls)
     if found is None:
-        methods = {name: _methods.make(cls, name) for name in type.__dir__(cls) if _is_method(cls, name)}
+        methods = {
+            name: _methods.make(cls, name) for name in sorted({*type.__dir__(cls), *dir(cls)}) if _is_method(cls, name)
+        }
         members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
         found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)
     return found

@@ -387,8 +387,11 @@ class Replies:
             if kind & _wire.KIND == _wire.ERROR:
                 value, error = None, revived(value)
         except BaseException as failure:
-            # What is no Exception is a signal handler's, most likely; where it comes again, it is the reply's own.
-            if not isinstance(failure, Exception) and (self._tried != number or isinstance(failure, KeyboardInterrupt)):
+            # In the main thread what is no Exception is a signal handler's, most likely; where it comes again, it is the
+            # reply's own.
+            is_main = threading.current_thread() is threading.main_thread()
+            is_strange = is_main and not isinstance(failure, Exception)
+            if is_strange and (self._tried != number or isinstance(failure, KeyboardInterrupt)):
                 self._tried = number
                 raise
             error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")

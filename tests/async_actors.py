@@ -325,6 +325,12 @@ class TellsItself(Recorder):
             await tell(current_actor().proxy.note, number, b"x" * 600)
         return len(self.seen)
 
+    async def tell_itself_at_once(self, count):
+        proxy = current_actor().proxy
+        large = [tell(proxy.note, number, bytes(3000)) for number in range(count)]
+        small = [tell(proxy.note, number, b"") for number in range(count, 2 * count)]
+        await asyncio.gather(*large, *small)
+
     def count(self):
         return len(self.seen)
 
@@ -412,3 +418,12 @@ class LeavesUnsent(Recorder):
             return ask(self.other.echo, value)
 
         return asyncio.run(main())
+
+
+class LeavesUnsentInAThread(LeavesUnsent):
+    async def echo_soon(self, value):
+        return value
+
+    def ask_in_a_loop(self, value):
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            return executor.submit(super().ask_in_a_loop, value).result(LIMIT)

@@ -604,3 +604,10 @@ def test_coroutines_of_another_type_run_also_where_nobody_asks(context):
         actor.proxy.note_soon(1)
         ask(actor.proxy.note_soon, 2).result(LIMIT)
         assert [1, 2] == ask(actor.proxy.all).result(LIMIT)
+
+
+def test_what_it_tells_itself_comes_in_order_also_where_there_is_no_room(context):
+    """The small ones would find room where a large one does not."""
+    with Actor(TellsItself(), context=context) as actor:
+        ask(actor.proxy.tell_itself_at_once, 60).result(LIMIT)
+        assert [*range(120)] == [number for number, _ in ask(actor.proxy.all).result(LIMIT)]

@@ -14,7 +14,7 @@ import time
 import types
 
 import pytest
-from async_actors import LeavesUnsent, ask_elsewhere
+from async_actors import LeavesUnsent, LeavesUnsentInAThread, ask_elsewhere
 from support import LIMIT, Recorder, eventually, reached
 from test_actor import run_program
 
@@ -520,6 +520,15 @@ def test_what_a_loop_leaves_unsent_is_sent_by_who_began_to_wait_for_it_before(sm
 
 def test_a_future_that_a_method_s_own_loop_left_unsent_is_sent(small, gate):
     with Actor(LeavesUnsent(small.proxy), context=multiprocessing.get_context("fork")) as actor:
+        small.proxy.note(0)
+        future = ask(actor.proxy.ask_in_a_loop, "spam")
+        ask(actor.proxy.echo).result(LIMIT)
+        open_gate(gate)
+        assert "spam" == future.result(LIMIT)
+
+
+def test_a_future_that_a_thread_s_loop_left_unsent_is_sent_for_an_actor_with_coroutines(small, gate):
+    with Actor(LeavesUnsentInAThread(small.proxy), context=multiprocessing.get_context("fork")) as actor:
         small.proxy.note(0)
         future = ask(actor.proxy.ask_in_a_loop, "spam")
         ask(actor.proxy.echo).result(LIMIT)

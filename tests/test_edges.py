@@ -86,8 +86,10 @@ def test_an_argument_that_raises_whatever_when_it_is_loaded_fails_its_message(od
     assert "goes on" == ask(odd.echo, "goes on").result(LIMIT)
 
 
-def test_a_reply_that_raises_whatever_when_it_is_loaded_fails_its_ask(odd, caplog):
+def test_a_reply_that_raises_whatever_when_it_is_loaded_fails_its_ask(odd, gate, caplog):
+    odd.wait_for(gate)
     asks = [ask(odd.echo, 1), ask(odd.panics), ask(odd.exits), ask(odd.echo, 2)]
+    gate.touch()
     assert not concurrent.futures.wait(asks, LIMIT).not_done
     assert [1, 2] == [asks[i].result() for i in (0, 3)]
     for future in asks[1:3]:
