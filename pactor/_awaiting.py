@@ -289,10 +289,10 @@ _telling: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = w
 
 async def _tell_itself(way: Channel, frame: bytes) -> None:
     """In an actor's own loop. Its driver makes room, unless as many coroutines run as may: then this does."""
+    loop = asyncio.get_running_loop()
     try:
-        async with _telling.setdefault(
-            asyncio.get_running_loop(), asyncio.Lock()
-        ):  # one after the other, in their order
+        # One after the other, as a small one may find room where one before it did not.
+        async with _telling.get(loop) or _telling.setdefault(loop, asyncio.Lock()):
             turns = 0
             while not way.try_send(frame):
                 if turns == _TURNS:

@@ -387,8 +387,7 @@ class Replies:
             if kind & _wire.KIND == _wire.ERROR:
                 value, error = None, revived(value)
         except BaseException as failure:
-            # In the main thread what is no Exception is a signal handler's, most likely; where it comes again, it is the
-            # reply's own.
+            # What is no Exception is most likely a signal handler's, of the main thread; the second time, the reply's.
             is_main = threading.current_thread() is threading.main_thread()
             is_strange = is_main and not isinstance(failure, Exception)
             if is_strange and (self._tried != number or isinstance(failure, KeyboardInterrupt)):
