@@ -187,7 +187,9 @@ class Outbox:
             try:
                 while self._beside:
                     future = self._beside[0]
-                    if future._state != PENDING or not self.holds(future):
+                    if future._state != PENDING:
+                        self._beside.popleft()
+                    elif not self.holds(future):
                         self._beside.popleft()
                         send_beside(future)  # another loop may have adopted it
                     elif self.loop.is_running() or (self.flush(None, until=future) and self.holds(future)):
@@ -284,15 +286,25 @@ async def tell(way: Channel, message: tuple[Any, ...]) -> None:
         await waiter
 
 
-_telling: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+_ordered: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
+
+def _order() -> asyncio.Lock:
+    """Has what an actor tells itself go one after the other: a small one may find room where one before it did not.
+
+    It is for the actor's own thread, which runs one event loop at a time.
+    """
+    global _ordered
+    loop = asyncio.get_running_loop()
+    if _ordered is None or _ordered[0] is not loop:
+        _ordered = loop, asyncio.Lock()
+    return _ordered[1]
 
 
 async def _tell_itself(way: Channel, frame: bytes) -> None:
     """In an actor's own loop. Its driver makes room, unless as many coroutines run as may: then this does."""
-    loop = asyncio.get_running_loop()
     try:
-        # One after the other, as a small one may find room where one before it did not.
-        async with _telling.get(loop) or _telling.setdefault(loop, asyncio.Lock()):
+        async with _order():
             turns = 0
             while not way.try_send(frame):
                 if turns == _TURNS:
@@ -365,4 +377,3 @@ def send_beside(future: Future[Any]) -> None:
 
 
 os.register_at_fork(after_in_child=_readings.clear)
-os.register_at_fork(after_in_child=_telling.clear)

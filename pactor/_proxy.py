@@ -116,7 +116,7 @@ def class_for(cls: type) -> type[Proxy]:
     """The proxy class of a wrapped class, made once."""
     found = _classes.get(cls)
     if found is None:
-        names = sorted({*type.__dir__(cls), *dir(cls)})  # a metaclass may hide some, or add some
+        names = type.__dir__(cls)  # where a metaclass hides some, they are there all the same
         methods = {name: _methods.make(cls, name) for name in names if _is_method(cls, name)}
         members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
         found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)

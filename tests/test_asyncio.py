@@ -527,6 +527,21 @@ def test_a_future_that_a_method_s_own_loop_left_unsent_is_sent(small, gate):
         assert "spam" == future.result(LIMIT)
 
 
+@pytest.mark.parametrize("runs", [False, True], ids=["the loop has ended", "the loop runs"])
+def test_no_thread_is_busy_with_an_ask_that_was_cancelled_before_it_was_sent(small, gate, runs):
+    async def main():
+        await tell(small.proxy.note, 0)
+        future = ask(small.proxy.echo)
+        future.add_done_callback(lambda _: None)
+        if runs:
+            future.cancel()
+            await until(lambda: threading.active_count() == 1)
+        return future
+
+    asyncio.run(main()).cancel()
+    eventually(lambda: threading.active_count() == 1)
+
+
 def test_a_future_that_a_thread_s_loop_left_unsent_is_sent_for_an_actor_with_coroutines(small, gate):
     with Actor(LeavesUnsentInAThread(small.proxy), context=multiprocessing.get_context("fork")) as actor:
         small.proxy.note(0)
