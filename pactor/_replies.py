@@ -270,10 +270,7 @@ class Replies:
                         reader.read(fd)
                     if fd != self.fd and fd not in self._watched:
                         _forget(poll, fd)
-                        if self._bundle:
-                            _forget(self._bundle, fd)
-                        if found := self._watched.get(fd):  # another thread has just asked an actor by this descriptor
-                            self._watch(fd, found)
+                        self._unwatch(fd, None)
                 if poll is not self._poll:
                     self.register(poll)
                 if deadline is not None and time.monotonic() >= deadline:
@@ -411,12 +408,7 @@ class Replies:
             for future in list(self._pending.values()):
                 if future._way is way:
                     self.finish(future, None, ending.error(way.name))
-        _forget(self._poll, fd)
-        if self._bundle:
-            _forget(self._bundle, fd)
-        found = self._watched.pop(fd, None)
-        if found is not None and found is not watched:  # another thread has asked an actor by this descriptor meanwhile
-            self._watch(fd, found)
+        self._unwatch(fd, watched)
 
     def _watch(self, fd: int, way: weakref.ref[Channel]) -> None:
         """Has the leader, whoever it is, told of the end of an actor."""
@@ -424,6 +416,15 @@ class Replies:
         self._poll.register(fd, 0)  # only errors, which are always reported
         if self._bundle:
             self._bundle.register(fd, 0)
+
+    def _unwatch(self, fd: int, way: weakref.ref[Channel] | None) -> None:
+        """Has nobody told of it any more."""
+        _forget(self._poll, fd)
+        if self._bundle:
+            _forget(self._bundle, fd)
+        found = self._watched.pop(fd, None)
+        if found is not None and found is not way:  # another thread has asked an actor by this descriptor meanwhile
+            self._watch(fd, found)
 
     def fail(self, future: Future[Any], error: BaseException) -> None:
         """Decides a future for which another thread may lead."""

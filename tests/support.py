@@ -185,3 +185,10 @@ class Recorder:
 def reached(gate):
     """Waits until somebody waits for the gate."""
     eventually(lambda: os.path.exists(f"{gate}.reached"))
+
+
+def ends(actor):
+    """Whether an actor ends in time. If not it is killed, or to leave its block would be to wait for it."""
+    has_ended = actor.join(LIMIT)
+    actor.kill()
+    return has_ended

@@ -518,8 +518,10 @@ def test_what_a_loop_leaves_unsent_is_sent_by_who_began_to_wait_for_it_before(sm
     eventually(lambda: threading.active_count() == 1)
 
 
-def test_a_future_that_a_method_s_own_loop_left_unsent_is_sent(small, gate):
-    with Actor(LeavesUnsent(small.proxy), context=multiprocessing.get_context("fork")) as actor:
+@pytest.mark.parametrize("cls", [LeavesUnsent, LeavesUnsentInAThread])
+def test_a_future_that_a_method_s_own_loop_left_unsent_is_sent(small, gate, cls):
+    """Also where the loop was a thread's, of an actor with coroutines."""
+    with Actor(cls(small.proxy), context=multiprocessing.get_context("fork")) as actor:
         small.proxy.note(0)
         future = ask(actor.proxy.ask_in_a_loop, "spam")
         ask(actor.proxy.echo).result(LIMIT)
@@ -540,15 +542,6 @@ def test_no_thread_is_busy_with_an_ask_that_was_cancelled_before_it_was_sent(sma
 
     asyncio.run(main()).cancel()
     eventually(lambda: threading.active_count() == 1)
-
-
-def test_a_future_that_a_thread_s_loop_left_unsent_is_sent_for_an_actor_with_coroutines(small, gate):
-    with Actor(LeavesUnsentInAThread(small.proxy), context=multiprocessing.get_context("fork")) as actor:
-        small.proxy.note(0)
-        future = ask(actor.proxy.ask_in_a_loop, "spam")
-        ask(actor.proxy.echo).result(LIMIT)
-        open_gate(gate)
-        assert "spam" == future.result(LIMIT)
 
 
 def test_what_a_stopped_loop_left_unsent_comes_before_what_the_next_one_sends(small, gate):

@@ -11,7 +11,7 @@ import signal
 
 import pytest
 from later_actors import Forwarder, Limited
-from support import LIMIT, Recorder, eventually, reached, results, sleeps
+from support import LIMIT, Recorder, ends, eventually, reached, results, sleeps
 
 from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, _loop, _waiting, ask
 from pactor._later import Unanswered, unanswered
@@ -184,9 +184,7 @@ def test_an_actor_that_looks_for_what_comes_soon_while_it_closes_sees_what_is_do
             assert "meanwhile" == ask(actor.proxy.echo, "meanwhile").result(LIMIT)
             actor.close()
             assert "done" == owed.result(LIMIT)
-            has_ended = actor.join(LIMIT)
-            actor.kill()
-        assert has_ended
+            assert ends(actor)
 
 
 def test_what_is_done_when_sigterm_comes_is_replied(context, gate):

@@ -21,7 +21,8 @@ from multiprocessing import popen_fork
 import pytest
 from async_actors import OnSignals
 from fault_support import unread
-from support import LIMIT, Recorder, eventually, reached, sleeps
+from mailbox_workers import die
+from support import LIMIT, Recorder, ends, eventually, reached, sleeps
 from test_asyncio import until
 
 from pactor import (
@@ -38,7 +39,6 @@ from pactor import (
     _mailbox,
     _replies,
     _runtime,
-    _slots,
     _waiting,
     _wire,
     ask,
@@ -90,9 +90,7 @@ def test_a_close_that_finds_no_room_comes_when_a_read_has_begun(monkeypatch, ful
         reached(gate)
         actor.close()
         gate.touch()
-        has_ended = actor.join(LIMIT)
-        actor.kill()
-    assert has_ended
+        assert ends(actor)
 
 
 def test_a_close_that_finds_no_room_is_seen_by_the_next_process(monkeypatch, full, tmp_path):
@@ -103,9 +101,7 @@ def test_a_close_that_finds_no_room_is_seen_by_the_next_process(monkeypatch, ful
         pause.touch()
         actor.close()
         go_on()
-        has_ended = actor.join(LIMIT)
-        actor.kill()
-    assert has_ended
+        assert ends(actor)
 
 
 def test_a_late_event_of_an_asker_that_is_gone_does_not_end_the_next_one():
@@ -279,20 +275,9 @@ def test_a_way_that_another_thread_ends_is_not_opened_again():
     assert -1 == way.fd
 
 
-def put_and_die(put, *args):
-    """Puts, and is killed between the slot and the frame."""
-    take = _slots.SenderSlots._take
-
-    def take_and_die(self):
-        take(self)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    _slots.SenderSlots._take = take_and_die
-    put(*args)
-
-
-def killed(target, *args):
-    process = FORK.Process(target=target, args=args)
+def die_with_a_slot(put, item):
+    """In a process that is killed between the slot and the frame."""
+    process = FORK.Process(target=die, args=("after pactor._slots:SenderSlots._take", put, item))
     process.start()
     process.join(LIMIT)
     assert -signal.SIGKILL == process.exitcode
@@ -304,7 +289,7 @@ def test_the_only_slot_of_an_actor_that_sleeps_is_put_back(monkeypatch):
     with Actor(Recorder(), context=FORK, maxsize=1) as actor:
         assert [] == ask(actor.proxy.all).result(LIMIT)
         eventually(lambda: sleeps(actor.pid))
-        killed(put_and_die, actor.proxy.note, "lost")
+        die_with_a_slot(actor.proxy.note, "lost")
         actor.proxy.note("spam")
         assert ["spam"] == ask(actor.proxy.all).result(LIMIT)
 
@@ -315,7 +300,7 @@ def test_the_only_slot_of_a_mailbox_whose_reader_sleeps_is_put_back(monkeypatch)
     reader = FORK.Process(target=lambda: got.put(mailbox.get()))
     reader.start()
     eventually(lambda: sleeps(reader.pid))
-    killed(put_and_die, mailbox.put, "lost")
+    die_with_a_slot(mailbox.put, "lost")
     mailbox.put("spam", timeout=LIMIT)
     assert "spam" == got.get(timeout=LIMIT)
     reader.join(LIMIT)
@@ -343,9 +328,7 @@ def test_a_close_that_a_signal_handler_interrupts_is_done_by_the_next(monkeypatc
             with pytest.raises(TimeoutError):
                 actor.close()
         actor.close()
-        has_ended = actor.join(LIMIT)
-        actor.kill()
-    assert has_ended
+        assert ends(actor)
 
 
 def test_a_signal_handler_that_interrupts_a_get_leaves_no_lock(monkeypatch):
@@ -399,9 +382,7 @@ def test_a_closed_actor_whose_process_dies_at_its_start_ends(cls):
     with Actor(cls(), context=FORK, on_failure=Restart(math.inf, backoff=0)) as actor:
         actor.proxy.note("spam")
         actor.close()
-        has_ended = actor.join(LIMIT)
-        actor.kill()
-    assert has_ended
+        assert ends(actor)
 
 
 def test_a_supervisor_that_can_not_start_a_process_obeys(monkeypatch):
