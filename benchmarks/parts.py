@@ -1,8 +1,10 @@
-"""``python -m benchmarks.parts``: where the time of a tell and of an ask goes.
+"""``python -m benchmarks.parts``: where the time of a tell and of an ask goes, and what it costs to have an actor.
 
 Each figure is microseconds of processor that a message costs, of one that takes its turn among many; so hardly anybody
 sleeps. What can't be spared is measured by itself: to pickle, to write, to read, to unpickle. The rest is what Python
 executes besides, and that somebody looks for the next message where there is none yet.
+
+Then, how much of a processor an actor uses that has little to do, or nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from pactor import Actor, ask
 
 _COUNT = 20_000
 _ROUNDS = 9
+#: How many messages a second are few, and for how many seconds they are sent.
+_FEW, _SECONDS = 1_000, 2.0
 
 
 class Measured(PactorNode):
@@ -82,6 +86,15 @@ def _tell_all(method):
         method(1)
 
 
+def _share(proxy, send):
+    """How much of a processor the actor uses while ``send`` is called now and then, in percent."""
+    there, began = ask(proxy.used).result(), time.monotonic()
+    for number in range(int(_FEW * _SECONDS)):
+        send()
+        time.sleep(max(0.0, began + (number + 1) / _FEW - time.monotonic()))
+    return 100 * (ask(proxy.used).result() - there) / (time.monotonic() - began)
+
+
 def _rows(title, total, parts):
     print(f"{title:42} {total:6.2f}")
     for name, part in parts.items():
@@ -100,6 +113,11 @@ def main():
         proxy = actor.proxy
         sender, receiver = _both(proxy, lambda: _tell_all(proxy.count))
         asker, asked = _both(proxy, lambda: _ask_all(proxy.echo))
+        shares = {
+            "nothing to do": _share(proxy, lambda: None),
+            f"told {_FEW:,} times a second": _share(proxy, lambda: proxy.count(1)),
+            f"asked {_FEW:,} times a second": _share(proxy, lambda: ask(proxy.echo, 1).result()),
+        }
         times = []
         for _ in range(_COUNT):
             began = time.perf_counter()
@@ -119,6 +137,8 @@ def main():
     )
     times.sort()
     print(f"{'ask, one at a time, p50 of the clock':42} {times[_COUNT // 2]:6.2f}")
+    for what, share in shares.items():
+        print(f"{f'% of a processor: {what}':42} {share:6.2f}")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,11 @@ def test_the_parts_of_a_message_add_up(benchmarks):
             whole = name.strip()
             figures[whole], totals[whole] = [], float(figure)
     titles = ["tell: its sender", "tell: the actor", "ask: its asker", "ask: the actor"]
-    assert [*titles, "ask, one at a time, p50 of the clock"] == list(totals)
+    shares = ["nothing to do", "told 1,000 times a second", "asked 1,000 times a second"]
+    assert [
+        *titles,
+        "ask, one at a time, p50 of the clock",
+        *(f"% of a processor: {what}" for what in shares),
+    ] == list(totals)
     for title in titles:
         assert sum(figures[title]) == pytest.approx(totals[title], abs=0.05)
