@@ -95,11 +95,15 @@ def _share(proxy, send):
     return 100 * (ask(proxy.used).result() - there) / (time.monotonic() - began)
 
 
+def _row(title, figure):
+    print(f"{title:44} {figure:6.2f}")
+
+
 def _rows(title, total, parts):
-    print(f"{title:42} {total:6.2f}")
+    _row(title, total)
     for name, part in parts.items():
-        print(f"  {name:40} {part:6.2f}")
-    print(f"  {'the rest':40} {total - sum(parts.values()):6.2f}")
+        _row(f"  {name}", part)
+    _row("  the rest", total - sum(parts.values()))
 
 
 def main():
@@ -136,9 +140,9 @@ def main():
         {"read": reading, "unpickle": unpickling, "pickle the reply": pickling_reply, "write": writing},
     )
     times.sort()
-    print(f"{'ask, one at a time, p50 of the clock':42} {times[_COUNT // 2]:6.2f}")
+    _row("ask, one at a time, p50 of the clock", times[_COUNT // 2])
     for what, share in shares.items():
-        print(f"{f'% of a processor: {what}':42} {share:6.2f}")
+        _row(f"% of a processor: {what}", share)
 
 
 if __name__ == "__main__":
