@@ -14,7 +14,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
@@ -118,16 +118,23 @@ class Actor(Generic[T]):
         self._closed = self._interrupted = False
         self._last_pid = 0
         arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner, concurrency)
-        with _without_ctrl_c(start), contextlib.ExitStack() as stack:
-            main: Callable[..., None] = _process.main
-            self._supervisor: Connection | None = None
-            if not isinstance(on_failure, str):
+        _start_helpers(start.get_start_method())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            # No actor is half made, and its process starts with SIGINT blocked until it can end in silence.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which raises what came just before
+            if isinstance(on_failure, str):
+                self._supervisor: Connection | None = None
+                self._start(start, cls, maxsize, _process.main, arguments)
+            else:
                 from ._supervisor import main
 
                 commands, self._supervisor = start.Pipe(duplex=False)
-                stack.callback(commands.close)
-                arguments += (start.get_start_method(), commands, self._supervisor)
-            self._start(start, cls, maxsize, main, arguments)
+                with commands:
+                    arguments += (start.get_start_method(), commands, self._supervisor)
+                    self._start(start, cls, maxsize, main, arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start(
         self, start: Any, cls: type, maxsize: int, main: Callable[..., None], arguments: tuple[Any, ...]
@@ -142,12 +149,11 @@ class Actor(Generic[T]):
             self._way = _channel.channel(self._mailbox.directory, self._name)
             self._way.open()
             self._way.find_ending = self._find_ending
-            with self._mailbox.bequeath():
-                try:
-                    self._process.start()
-                except (EOFError, ConnectionError) as error:
-                    text = "the fork server ended: it could not start a process; stderr may say why"
-                    raise OSError(text) from error
+            try:
+                self._mailbox.bequeath(self._process.start)
+            except (EOFError, ConnectionError) as error:
+                text = "the fork server ended: it could not start a process; stderr may say why"
+                raise OSError(text) from error
             if not self._supervisor:
                 _inbox.set_reader(f"{self._mailbox.directory}/inbox", self._process.pid)
             self._proxy: Any = _proxy.make(cls, self._way)
@@ -378,13 +384,8 @@ def _packed(target: object) -> object:
         return target
 
 
-@contextlib.contextmanager
-def _without_ctrl_c(start: Any) -> Iterator[None]:
-    """Holds SIGINT back: no actor is half made, and its process starts with SIGINT blocked until it can end in silence.
-
-    What multiprocessing keeps running is started before: it would unblock the signal, or keep it blocked.
-    """
-    method = start.get_start_method()
+def _start_helpers(method: str) -> None:
+    """Starts what multiprocessing keeps running: later, it would unblock SIGINT, or keep it blocked."""
     if method != "fork":
         from multiprocessing import resource_tracker
 
@@ -393,9 +394,3 @@ def _without_ctrl_c(start: Any) -> Iterator[None]:
         from multiprocessing import forkserver
 
         forkserver.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which raises what came just before
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -106,17 +106,13 @@ class Timer:
 
 def check_injectable(cls: type) -> None:
     """Raises TypeError where instances of the class can't get an ``enqueue``."""
-    import inspect
-
     for name in NAMES:
-        attribute = inspect.getattr_static(cls, name, None)  # __getattr__ may have an answer to everything
+        attribute = _attribute(cls, name)
         if attribute is not None and not (isinstance(attribute, _Slot) or _is_slot(attribute)):
             raise TypeError(
                 f"{cls.__qualname__} has a {name!r} of its own, the name that an actor calls itself by; rename it"
             )
-    if not (
-        cls.__dictoffset__ or all(_is_slot(inspect.getattr_static(cls, name, None)) for name in NAMES) or _is_open(cls)
-    ):
+    if not (cls.__dictoffset__ or all(_is_slot(_attribute(cls, name)) for name in NAMES) or _is_open(cls)):
         raise TypeError(f"{cls.__qualname__} takes no attribute: derive a class from it, to be wrapped")
 
 
@@ -147,6 +143,14 @@ class _Slot:
         if obj is self._obj:
             return self._value
         raise AttributeError("only the wrapped object can enqueue")
+
+
+def _attribute(cls: type, name: str) -> object:
+    """What instances of the class find in it; a ``__getattr__`` may have an answer to everything."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name]
+    return None
 
 
 def _is_slot(attribute: object) -> bool:

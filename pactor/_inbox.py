@@ -94,7 +94,7 @@ def close_when_read(path: str) -> None:
 
 
 def _store(path: str, word: int, value: int) -> None:
-    with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b", buffering=0) as file:
         os.pwrite(file.fileno(), value.to_bytes(8, sys.byteorder), 8 * word)
 
 
@@ -218,6 +218,10 @@ class Inbox:
     @has_started.setter
     def has_started(self, value: bool) -> None:
         self._words[_STARTED] = value
+
+    def note_reader(self) -> None:
+        """Notes that this process reads the mailbox."""
+        self._words[_PID] = os.getpid()
 
     def finish(self) -> None:
         """Says that the frame handed out last is done with, where no further `take` will say so."""

@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _channel, _current, _dead_letters, _ending, _inbox, _proxy, _runtime, _waiting, _wire
+from . import _channel, _current, _dead_letters, _ending, _proxy, _runtime, _waiting, _wire
 from ._answers import Answers
 from ._deadlock import Deadlocks
 from ._ending import Ending
@@ -82,7 +82,7 @@ class Loop:
         self._orphaned = _ending.unsupervised(owner) if on_failure == RESTART else _ending.ORPHANED
         self._inbox = mailbox.open_inbox()
         self._inbox.recover()
-        _inbox.set_reader(f"{mailbox.directory}/inbox", os.getpid())  # before it can answer: its starter may be slower
+        self._inbox.note_reader()  # before it can answer: its starter may be slower
         self._own = _channel.channel(mailbox.directory, name)
         self._own.open_as_reader()
         self.thread = threading.get_ident()

@@ -24,7 +24,7 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import reduction, util
 from multiprocessing.context import assert_spawning
 from multiprocessing.queues import Queue
@@ -72,8 +72,10 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
     """
 
     directory: str
-    fifo: int
-    slots: ReaderSlots | None
+    # What __del__ looks at, also where it could not be made.
+    fifo = -1
+    slots: ReaderSlots | None = None
+    _lock = -1
     _inbox: Inbox | None
 
     def __init__(self, maxsize: int = 0) -> None:
@@ -154,20 +156,19 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
 
     @classmethod
     def for_actor(cls, maxsize: int) -> Mailbox[Any]:
-        """Makes a mailbox that one process reads for life: the one that is started within `bequeath`."""
+        """Makes a mailbox that one process reads for life: the one that `bequeath` starts."""
         mailbox = cls.__new__(cls)
         mailbox._make(maxsize, private=True)
         return mailbox
 
-    @contextlib.contextmanager
-    def bequeath(self, keep: bool = False) -> Iterator[None]:
-        """The process that this thread starts in the block becomes the reader.
+    def bequeath(self, start: Callable[[], object], keep: bool = False) -> None:
+        """The process that this thread starts by ``start()`` becomes the reader.
 
         This one is none any more, or is to ``keep`` the mailbox open, without reading, for when that one dies.
         """
         _heirloom.mailbox = self
         try:
-            yield
+            start()
         finally:
             _heirloom.mailbox = None
             if not keep:
@@ -179,11 +180,11 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
             self._inbox = Inbox(f"{self.directory}/inbox", self.fifo)
         return self._inbox
 
-    def stop_reading(self) -> None:
+    def stop_reading(self, _close: Callable[[int], None] = os.close) -> None:
         """Lets go of the FIFO; if nobody else has it, its senders learn that."""
         fifo, self.fifo = self.fifo, -1
         if fifo >= 0:
-            os.close(fifo)
+            _close(fifo)
         if self.slots:
             self.slots.close()
 
@@ -224,7 +225,6 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         self.fifo = fifo
         self.slots = slots
         self._inbox = None
-        self._lock = -1
         self._reading = threading.Lock()
         _mailboxes.add(self)
         if private:  # its owner removes it, and has a channel as all its senders do
@@ -261,11 +261,11 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
     def _release_at_exit(self) -> None:
         util.Finalize(self, self._lease.release, exitpriority=2)
 
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # it was not made
-            self.stop_reading()
-            if self._lock >= 0:
-                os.close(self._lock)
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        # At the interpreter's end the os module may be gone: a default is not.
+        self.stop_reading()
+        if self._lock >= 0:
+            _close(self._lock)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -177,8 +177,7 @@ class Supervisor:
         arguments = (self._mailbox, self._name, self._target, RESTART, os.getpid(), self._concurrency)
         process = start.Process(target=_process.main, args=arguments, name=self._name, daemon=False)
         try:
-            with self._mailbox.bequeath(keep=True):
-                process.start()
+            self._mailbox.bequeath(process.start, keep=True)
         except OSError as error:
             return Ending(False, f"could not be started: {said(error)}", failed=True), 1
         mailbox = self._mailbox.directory

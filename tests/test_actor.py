@@ -449,3 +449,27 @@ if __name__ == "__main__":
     atexit.register(print, "at exit", flush=True)  # as the removal of a temporary directory
     Actor(Writer()).proxy.write()
 """
+
+
+def test_says_nothing_at_the_end_of_the_interpreter_which_it_may_outlive(tmp_path):
+    (tmp_path / "program.py").write_text(OUTLIVES)
+    assert "" == run("program.py", "fork", tmp_path)
+
+
+OUTLIVES = """
+import gc, sys
+from pactor import Actor, Mailbox, ask
+
+class Counter:
+    def count(self):
+        return 1
+
+mailbox = Mailbox(maxsize=3)
+mailbox.put(1)
+mailbox.get()
+actors = [Actor(Counter(), maxsize=maxsize) for maxsize in (0, 2)]
+ask(actors[0].proxy.count).result()
+modules = {**sys.modules}
+modules["all"] = modules
+gc.freeze()  # no collection ends the circle
+"""
