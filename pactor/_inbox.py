@@ -42,6 +42,7 @@ _PID = 2  # who reads
 _CLOSING = 3  # set by the owner: put a CLOSE behind what is in the FIFO now
 _STARTED = 4  # whether the process that reads, or was the last to, came as far as its first message
 _FRAMES = 64  # where the frames begin, in bytes
+_FRONT = 2048  # frames that end before it stay there when all are done with: to clear costs as much as a message
 _UNKNOWN = (1 << 64) - 1  # value of _END: look from the offset on, and there may be rubbish behind it
 
 _CLOSE = _wire.frame(_wire.CLOSE, b"", b"")
@@ -191,6 +192,10 @@ class Inbox:
             self._words[_WORD] = position << 2 | EXECUTING
             self._position = position + size
             return mapping[start + _wire.HEADER_SIZE : start + size]
+        is_in_front = (self._position < _FRONT) & (self._capacity == self._least)
+        if (self._position == self._end) & is_in_front & (not self._is_reading):
+            self._words[_WORD] = self._position << 2 | READY
+            return None
         if not self.is_empty():
             self._discard()
         elif position or self._is_reading:

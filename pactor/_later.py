@@ -130,13 +130,8 @@ class FutureReader:
         else:
             future.add_done_callback(done)
 
-    def look(self) -> None:
-        """Reads the replies to this process that are there, if some are waited for."""
-        if self._waiting and self._replies:
-            self._replies.read_now()
-
     def read(self) -> None:
-        """The same where the descriptor says that there are some."""
+        """Reads the replies to this process that are there."""
         assert self._replies
         if self._waiting and self._replies.read_now():
             return

@@ -343,20 +343,10 @@ class Loop:
         try:
             if self._is_due():  # a signal handler came before this line, and found nobody to nudge
                 return
-            events = None if self._patience.look(self._look) else self._patience.sleep(self.poll, self._deadline())
+            events = self._patience.wait(self.poll, self._deadline())
         finally:
             self._is_waiting = False
-        if events is not None:
-            self._heed(events)
-
-    def _look(self) -> bool:
-        """Whether something has come, of what may come soon."""
-        if not self._deaf and self._pull():
-            return True
-        self._is_waiting = False  # no nudge is needed for what is seen right behind it
-        self._answers.futures.look()
-        self._is_waiting = True
-        return self._is_due()
+        self._heed(events)
 
     def _is_due(self) -> bool:
         return self._attention or not (self._closing or self._inbox.is_empty())
@@ -402,16 +392,17 @@ class Loop:
             raise Stop(self._orphaned, 1)
 
     def _notice(self, fd: int) -> None:
-        if fd == self._owner_fd:
+        if fd == self._fifo:  # by far the most
+            if self._inbox.is_empty() or self._closing or self._reads_ahead:
+                self._pull()
+        elif fd == self._owner_fd:
             raise Stop(self._orphaned, 1)
-        if fd in self._watches:
+        elif fd in self._watches:
             self._watches.tell(fd)
         elif fd == self._answers.futures.fd:
             self._answers.futures.read()
-        elif fd != self._fifo:
+        else:
             self._answers.askers.attend(fd)
-        elif self._inbox.is_empty() or self._closing or self._reads_ahead:
-            self._pull()
 
     def _pull(self) -> int:
         """Receives what the mailbox holds; returns how many bytes came."""

@@ -6,7 +6,7 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from . import _wire
@@ -58,8 +58,8 @@ def make(cls: type, name: str) -> Callable[..., None]:
     return method
 
 
-def _fitting(signature: inspect.Signature) -> range:
-    """How many arguments fit, beside the proxy, where none comes by name."""
+def _fitting(signature: inspect.Signature) -> Container[int]:
+    """How many arguments fit, beside the proxy, where none comes by name. A set is looked up faster than a range."""
     least = most = -1
     for parameter in signature.parameters.values():
         is_required = parameter.default is parameter.empty
@@ -70,7 +70,8 @@ def _fitting(signature: inspect.Signature) -> range:
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             most += 1
             least += is_required
-    return range(least, most + 1)
+    fitting = range(least, most + 1)
+    return fitting if most >= sys.maxsize - 1 else frozenset(fitting)
 
 
 def _signature(cls: type, name: str) -> inspect.Signature:

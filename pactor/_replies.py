@@ -264,7 +264,7 @@ class Replies:
             while not done():
                 for reader in others:
                     reader.register(poll)
-                for fd, _ in self._events(poll, deadline):
+                for fd, _ in poll.poll(0) if deadline == 0 else self._patience.wait(poll, deadline):
                     self.read(fd)
                     for reader in others:
                         reader.read(fd)
@@ -278,12 +278,6 @@ class Replies:
         finally:
             for reader in others:
                 reader.release()
-
-    def _events(self, poll: _waiting.Poll, deadline: float | None) -> list[tuple[int, int]]:
-        """The events of ``poll``; empty if looking was enough, and replies were received."""
-        if deadline == 0:
-            return poll.poll(0)
-        return [] if self._patience.look(self._receive) else self._patience.sleep(poll, deadline)
 
     def _follow(self, future: Future[Any], deadline: float | None) -> None:
         """Waits a while for what the leader hands out."""

@@ -16,7 +16,6 @@ import selectors
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 
@@ -154,37 +153,28 @@ Poll: TypeAlias = "select.poll | Bundle"
 
 
 class Patience:
-    """Looks a while before it sleeps, where the last sleep was short: then the next wait is likely to be short too.
+    """Looks a while before it sleeps, where the last wait was short: then the next one is likely to be short too.
 
     So a pause costs 0.1 ms of looking in vain, if what comes before it comes close together; and else nothing.
     """
 
-    #: A sleep of so many seconds is short. To be woken takes 20 to 50 us of it.
+    #: A wait of so many seconds is short. To be woken takes 20 to 50 us of it.
     SHORT = 100e-6
-    #: For so many seconds at most one looks, and does not see what only `sleep` does, as the end of a process.
-    BLIND = 0.05
 
     def __init__(self) -> None:
-        self._began = self._slept = 0.0
         self._was_short = False
 
-    def look(self, receive: Callable[[], object]) -> bool:
-        """Begins a wait. True: ``receive`` has found something. False: nothing yet, call `sleep`."""
-        now, give_way = time.monotonic, os.sched_yield
-        began = now()
-        if began - self._slept < self.BLIND:
-            while not (found := receive()) and self._was_short and now() - began < self.SHORT:
-                give_way()
-            if found:
-                return True
-        self._began = began  # what `receive` calls may have waited too
-        return False
-
-    def sleep(self, poll: Poll, deadline: float | None) -> list[tuple[int, int]]:
+    def wait(self, poll: Poll, deadline: float | None) -> list[tuple[int, int]]:
         """The events of ``poll``; waits for one until the deadline."""
+        now = time.monotonic
+        soon = now() + self.SHORT
+        until = earlier(deadline, soon)
+        while self._was_short and now() < until:
+            if events := poll.poll(0):
+                return events
+            os.sched_yield()
         events = poll.poll(milliseconds(deadline))
-        self._slept = time.monotonic()
-        self._was_short = bool(events) and self._slept - self._began < self.SHORT
+        self._was_short = bool(events) and now() < soon
         return events
 
 

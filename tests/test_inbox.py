@@ -87,6 +87,25 @@ def test_reuses_its_room_while_some_are_waiting(inbox, fifo, path):
     assert [body(number, 300) for number in range(1990, 2000)] == bodies(inbox)
 
 
+def test_stays_in_front_where_each_is_taken_when_it_comes(inbox, fifo):
+    for number in range(1000):
+        os.write(fifo, frame(number, 60))
+        assert inbox.pull()
+        assert [body(number, 60)] == bodies(inbox)
+        assert inbox._end <= _inbox._FRONT + 60
+
+
+def test_what_was_taken_is_done_with_where_the_next_is_asked_for(inbox, fifo, path):
+    os.write(fifo, frame(0))
+    inbox.pull()
+    assert [body(0)] == bodies(inbox)
+    other = Inbox(path, fifo)
+    assert other.recover() is None
+    os.write(fifo, frame(1))
+    assert [body(1)] == bodies(other)
+    other.close()
+
+
 @pytest.mark.parametrize("reader", ["the same", "another"])
 def test_follows_what_another_reader_did(inbox, fifo, path, reader):
     """Two processes take turns, each with a mapping of its own, which the other's growth leaves behind."""
@@ -308,7 +327,7 @@ def test_a_signal_handler_may_read_anywhere(tmp_path, fifo, owner, name, when, m
         assert sent == found, seed
         assert path.stat().st_size >= _inbox._FRAMES + inbox._capacity
         inbox.close()
-        assert not path.read_bytes()[_inbox._FRAMES :].strip(b"\0")
+        assert not path.read_bytes()[_inbox._FRAMES + inbox._end :].strip(b"\0")
     assert comes
     assert not caplog.records
 

@@ -52,7 +52,6 @@ PID = os.getpid()
 @pytest.fixture
 def full(monkeypatch, tmp_path):
     """Makes an actor that is busy, and its mailbox full; returns it, and what has it go on."""
-    monkeypatch.setattr(_waiting.Patience, "BLIND", -math.inf)  # it sleeps at once where there is nothing to do
 
     def full(cls, **options):
         gate = tmp_path / "busy"
