@@ -232,7 +232,8 @@ class Replies:
         else:
             self._depth = 0
             self._leader.pop("thread", None)
-            self.wake_followers()
+            if self._followers:
+                self.wake_followers()
 
     def _ask_quickly(self, way: Channel, number: int, message: tuple[Any, ...]) -> bool:
         """By far the most asks; False where there is more to do."""
