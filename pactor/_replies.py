@@ -232,6 +232,8 @@ class Replies:
         else:
             self._depth = 0
             self._leader.pop("thread", None)
+            if self._in_doubt or self._in_hand:  # an exception came, and an event loop may wait for what is here
+                _wire.write_now(self._writer, _wire.NUDGE_FRAME)
             if self._followers:
                 self.wake_followers()
 

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from support import LIMIT, Recorder, hit_before
+from support import LIMIT, Recorder, eventually, hit_before, unread
 
-from pactor import _current, _inbox, ask
+from pactor import _current, _inbox, _replies, ask
 
 
 class TwoArguments(Exception):
@@ -53,6 +53,30 @@ def interrupting():
 class Interrupting:
     def __reduce__(self):
         return interrupting, ()
+
+
+class Hit(BaseException):
+    """What a signal handler raises."""
+
+
+def hit_where_it_loads(proxy, open_gate):
+    """Waits for a reply, and is hit where it is loaded; another is there too, which comes when the gate is open."""
+    future = ask(proxy.interrupt)
+    fd = _replies._replies.fd
+    eventually(lambda: unread(fd))
+    before = unread(fd)
+    open_gate()
+    eventually(lambda: unread(fd) > before)
+
+    def hit():
+        interrupt.clear()
+        raise Hit
+
+    interrupt.append(hit)
+    try:
+        future.result(LIMIT)
+    except Hit:
+        return "hit"
 
 
 class Fails:

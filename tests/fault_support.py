@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import termios
 import textwrap
 import time
-from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -162,13 +159,6 @@ def need(*command):
     result = subprocess.run(command, capture_output=True, text=True) if shutil.which(command[0]) else None
     if result is None or result.returncode:
         pytest.skip(f"only root can do this: {' '.join(command)}")
-
-
-def unread(fifo):
-    """How many bytes there are in a FIFO."""
-    count = array("i", [0])
-    fcntl.ioctl(fifo, termios.FIONREAD, count)
-    return count[0]
 
 
 def files_in(proxy):

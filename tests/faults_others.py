@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from fault_actors import Bomb, Consumer, Logged, Producer
-from fault_support import Program, fault, is_stopped, need, unread
-from support import LIMIT, eventually, store
+from fault_support import Program, fault, is_stopped, need
+from support import LIMIT, eventually, store, unread
 
 from pactor import Actor, Mailbox, Restart, _runtime, _wire, ask
 

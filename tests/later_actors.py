@@ -7,7 +7,8 @@ import resource
 import signal
 import threading
 
-from support import LIMIT, Recorder
+from ask_actors import hit_where_it_loads
+from support import LIMIT, Recorder, touch
 
 from pactor import ask, current_actor
 
@@ -65,6 +66,9 @@ class Forwarder(Recorder):
     def never(self):
         self.futures.append(concurrent.futures.Future())
         return self.futures[-1]
+
+    def hit(self, proxy, gate):
+        return hit_where_it_loads(proxy, lambda: touch(gate))
 
     def fail_deep(self, depth):
         if not depth:

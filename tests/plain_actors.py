@@ -39,6 +39,17 @@ class SlotsWithEnqueue(Slots):
     __slots__ = ("enqueue", "enqueue_later")
 
 
+class Registry(type):
+    """Its classes have an enqueue, and what is made of them has not."""
+
+    def enqueue(cls):
+        raise AssertionError("called for an actor")
+
+
+class Registered(Slots, metaclass=Registry):
+    pass
+
+
 class Frozen(Slots):
     def __setattr__(self, name, value):
         if name != "value":

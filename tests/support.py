@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import os
 import resource
 import signal
+import termios
 import time
+from array import array
 
 from pactor import _wire
 
@@ -96,6 +99,13 @@ def hit_before(obj, name):
 def store(directory, obj):
     """Stores an object as a large one is; returns the file's name."""
     return _wire._stored(directory, *_wire._pickled(obj))
+
+
+def unread(fifo):
+    """How many bytes there are in a FIFO."""
+    count = array("i", [0])
+    fcntl.ioctl(fifo, termios.FIONREAD, count)
+    return count[0]
 
 
 @contextlib.contextmanager

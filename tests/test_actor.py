@@ -21,6 +21,7 @@ from plain_actors import (
     Frozen,
     Named,
     Owner,
+    Registered,
     Slots,
     SlotsWithEnqueue,
     Strays,
@@ -101,7 +102,7 @@ def test_what_cannot_get_an_enqueue_raises_type_error(target):
         Actor(target)
 
 
-@pytest.mark.parametrize("cls", [Slots, SlotsWithEnqueue, Frozen])
+@pytest.mark.parametrize("cls", [Slots, SlotsWithEnqueue, Registered, Frozen])
 def test_enqueue_finds_a_place_in_unusual_classes(context, cls):
     with Actor(cls, context=context) as actor:
         actor.proxy.add()

@@ -30,9 +30,8 @@ from async_actors import (
     Unsendable,
     Waiter,
 )
-from fault_support import unread
 from programs import METHODS, run
-from support import LIMIT, Recorder, eventually, reached, results, sleeps
+from support import LIMIT, Recorder, eventually, reached, results, sleeps, unread
 from test_actor import run_program
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, _coroutines, _wire, ask, tell

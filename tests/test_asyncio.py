@@ -14,6 +14,7 @@ import time
 import types
 
 import pytest
+from ask_actors import Fails, hit_where_it_loads
 from async_actors import LeavesUnsent, LeavesUnsentInAThread, ask_elsewhere
 from support import LIMIT, Recorder, eventually, reached
 from test_actor import run_program
@@ -63,6 +64,21 @@ def test_a_reply_is_awaited(recorder):
 
 async def ask_and_wait(actor, value):
     return await ask(actor.proxy.echo, value)
+
+
+def test_a_reply_that_was_read_when_an_exception_came_is_awaited(recorder, gate):
+    async def main():
+        waits = asyncio.create_task(ask_and_wait_for(recorder, gate))
+        await until(lambda: os.path.exists(f"{gate}.reached"))
+        assert "hit" == hit_where_it_loads(fails.proxy, lambda: open_gate(gate))
+        assert await asyncio.wait_for(waits, LIMIT / 10) is None
+
+    with Actor(Fails()) as fails:
+        asyncio.run(main())
+
+
+async def ask_and_wait_for(actor, gate):
+    return await ask(actor.proxy.wait_for, gate)
 
 
 def test_gather_takes_the_futures_themselves(recorder):

@@ -10,6 +10,7 @@ import os
 import signal
 
 import pytest
+from ask_actors import Fails
 from later_actors import Forwarder, Limited
 from support import LIMIT, Recorder, ends, eventually, reached, results, sleeps
 
@@ -39,6 +40,14 @@ def test_the_actor_goes_on_while_another_works_for_it(forwarder, worker, gate):
     assert not any(future.done() for future in forwarded)
     gate.touch()
     assert [None, *range(100)] == results(forwarded)
+
+
+def test_a_reply_that_was_read_when_an_exception_came_is_passed_on_at_once(context, forwarder, worker, gate):
+    with Actor(Fails(), context=context) as other:
+        owed = ask(forwarder.proxy.forward, worker.proxy.wait_for, gate)
+        reached(gate)
+        assert "hit" == ask(forwarder.proxy.hit, other.proxy, gate).result(LIMIT)
+        assert owed.result(LIMIT / 10) is None
 
 
 def test_a_result_that_comes_during_a_long_message_is_sent_behind_it(forwarder, worker):

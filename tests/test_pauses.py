@@ -20,9 +20,8 @@ from multiprocessing import popen_fork
 
 import pytest
 from async_actors import OnSignals
-from fault_support import unread
 from mailbox_workers import die
-from support import LIMIT, Recorder, ends, eventually, reached, sleeps
+from support import LIMIT, Recorder, ends, eventually, reached, sleeps, unread
 from test_asyncio import until
 
 from pactor import (
@@ -50,7 +49,7 @@ PID = os.getpid()
 
 
 @pytest.fixture
-def full(monkeypatch, tmp_path):
+def full(tmp_path):
     """Makes an actor that is busy, and its mailbox full; returns it, and what has it go on."""
 
     def full(cls, **options):
