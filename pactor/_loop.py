@@ -367,7 +367,7 @@ class Loop:
             self._mailbox.repair_slots()
         if self._attention or self._timers:
             self._attend()
-        if not events and self._owner_fd is None:
+        if self._owner_fd is None:
             self._look_up()
 
     def _attend(self) -> None:

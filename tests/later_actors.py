@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import multiprocessing
 import resource
 import signal
 import threading
@@ -10,7 +11,7 @@ import threading
 from ask_actors import hit_where_it_loads
 from support import LIMIT, Recorder, touch
 
-from pactor import ask, current_actor
+from pactor import Actor, ask, current_actor
 
 
 class Forwarder(Recorder):
@@ -102,6 +103,16 @@ class Forwarder(Recorder):
         """Another thread is the one that reads the replies."""
         self.thread = threading.Thread(target=lambda: ask(method, *args).result(LIMIT))
         self.thread.start()
+
+
+class OwnsForwarder:
+    """Owns an actor, for which another works."""
+
+    def own(self, worker, times):
+        self.actor = Actor(Forwarder(), context=multiprocessing.get_context("fork"))
+        self.futures = [ask(self.actor.proxy.forward, worker.sleep, 0.02) for _ in range(times)]
+        ask(self.actor.proxy.echo).result(LIMIT)  # behind them
+        return self.actor.pid
 
 
 class Limited(Forwarder):

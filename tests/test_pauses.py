@@ -20,8 +20,9 @@ from multiprocessing import popen_fork
 
 import pytest
 from async_actors import OnSignals
+from later_actors import OwnsForwarder
 from mailbox_workers import die
-from support import LIMIT, Recorder, ends, eventually, reached, sleeps, unread
+from support import LIMIT, Recorder, ends, eventually, reached, runs, sleeps, unread
 from test_asyncio import until
 
 from pactor import (
@@ -187,6 +188,21 @@ def test_an_actor_that_another_thread_reaps_has_ended(monkeypatch):
                 assert actor.join(5)
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("replies", [0, 500])
+def test_an_actor_ends_with_its_owner_where_no_descriptor_tells_of_it(monkeypatch, replies):
+    """Also while the replies of others keep it from sleeping."""
+    monkeypatch.setattr(_waiting, "open_process", lambda pid: None)
+    with Actor(Recorder(), context=FORK) as worker, Actor(OwnsForwarder(), context=FORK) as owner:
+        pid = ask(owner.proxy.own, worker.proxy, replies).result(LIMIT)
+        owner.kill()
+        assert owner.join(LIMIT)  # and is reaped
+        eventually(lambda: not runs(pid))
+        if replies:
+            with pytest.raises(concurrent.futures.TimeoutError):
+                ask(worker.proxy.echo).result(0.05)
+        worker.kill()
 
 
 def test_a_thread_that_waits_is_woken_where_an_event_loop_can_not_send(gate, tmp_path):
