@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import array
 import concurrent.futures
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import pickle
 import random
 import signal
-import termios
 import threading
 import time
 import types
 
 import pytest
-from support import LIMIT, eventually, reached
+from support import LIMIT, eventually, reached, unread
 
 from pactor import Actor, DeadlockError, _inbox, _wire, ask, current_actor
 from pactor._deadlock import Deadlocks
@@ -207,11 +204,11 @@ def test_a_reply_on_its_way_is_no_deadlock(tmp_path):
         reply = ask(stopped.proxy.wait_for_value)
         reached(gate)
         waiting = ask(late.proxy.try_value)
-        eventually(lambda: _unread(late) > 2 * PROBE)  # so long it has waited
+        eventually(lambda: unread(late._way.file) > 2 * PROBE)  # so long it has waited
         os.kill(stopped.pid, signal.SIGSTOP)
         try:
             gate.touch()  # now it is answered, and then asked
-            eventually(lambda: _unread(stopped) > 3 * PROBE)
+            eventually(lambda: unread(stopped._way.file) > 3 * PROBE)
         finally:
             os.kill(stopped.pid, signal.SIGCONT)
         assert waiting.result(LIMIT)[0] is None
@@ -219,13 +216,6 @@ def test_a_reply_on_its_way_is_no_deadlock(tmp_path):
 
 
 PROBE = 150  # bytes, about
-
-
-def _unread(actor):
-    """How many bytes are waiting for an actor that does not read."""
-    count = array.array("i", [0])
-    fcntl.ioctl(actor._way.file, termios.FIONREAD, count)
-    return count[0]
 
 
 class Late(Node):

@@ -7,18 +7,16 @@ bytes of which the first is no opcode. PACTOR_EXAMPLES is the number of examples
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import pickle
 import signal
 import struct
-import termios
 from queue import Empty
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies
-from support import LIMIT, PAGE, Recorder, eventually, frames_in
+from support import LIMIT, PAGE, Recorder, eventually, frames_in, unread
 from test_mailbox_faults import assert_works
 
 from pactor import Actor, Mailbox, RemoteError, _inbox, _replies, _wire, ask
@@ -117,10 +115,6 @@ def rubbish(some_frames):
 
 def is_all_frames(data):
     return len(data) == sum(_wire.HEADER_SIZE + len(rest) for _, rest in frames_in(data))
-
-
-def unread(fd):
-    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
 
 
 @contextlib.contextmanager
