@@ -33,7 +33,9 @@ SMALLEST, LARGEST = 64 << 10, 32 << 20
 #: What the blocks of one process may take together, in bytes, and how many there may be: each holds a descriptor.
 _TOTAL, _COUNT = 64 << 20, 8
 #: The same for those of others that it keeps mapped.
-_TOTAL_KNOWN, _COUNT_KNOWN = 32 << 20, 4
+_TOTAL_KNOWN, _COUNT_KNOWN = 32 << 20, 32
+#: So many bytes of blocks take turns, as what was read lately is slow to overwrite; with more nothing is gained.
+_IN_TURN = 1 << 20
 #: Who has not given a block back after so many seconds may never do it.
 _LOST = 5.0
 #: On a disk, what is kept would be written to it; and room that was once allocated may be missing later.
@@ -51,6 +53,7 @@ class _Block:
             # A mapping could not say later that there is no room: SIGBUS would.
             os.posix_fallocate(fd, 0, size)
             self.mapping = mmap.mmap(fd, size)
+            self.inode = os.fstat(fd).st_ino
         finally:
             os.close(fd)
 
@@ -74,28 +77,29 @@ _own: list[_Block] = []
 _made = 0
 
 
-def store(path: str, parts: Sequence[Any], size: int, inhabited: bool) -> bool:
-    """Stores the parts, one behind the other, and names them ``path``; False where there is no block for that.
+def store(directory: str, name: str, parts: Sequence[Any], size: int, inhabited: bool) -> str | None:
+    """Stores the parts, one behind the other; returns their name in the directory, which begins with ``name``.
 
-    The first byte of the parts is ``FREE``.
+    None where there is no block for that. The first byte of the parts is ``FREE``.
     """
-    if not SMALLEST <= size <= LARGEST or not path.startswith(_MEMORY):
-        return False
+    if not SMALLEST <= size <= LARGEST or not directory.startswith(_MEMORY):
+        return None
     forks = _forks
-    block = _take(size)
+    block = None if len(_own) < min(_COUNT, _IN_TURN // size) else _take(size)
     try:
-        block = block or _make(size, os.path.dirname(path))
+        block = block or _make(size, directory) or _take(size)
         if block is None:
-            return False
+            return None
         _fill(block.mapping, parts)
         block.mapping[0] = INHABITED if inhabited else IN_USE
         block.sent = time.monotonic()
-        os.link(block.path, path)
+        name = f"{name}.{block.inode}"
+        os.link(block.path, f"{directory}/{name}")
     except OSError:  # there is no room, no descriptor, no such place: the file says which
-        return False
+        return None
     if forks == _forks:  # or else a signal handler forked, and there are two who have it
         _own.append(block)
-    return True
+    return name
 
 
 def _fill(mapping: mmap.mmap, parts: Sequence[Any]) -> None:
@@ -107,14 +111,21 @@ def _fill(mapping: mmap.mmap, parts: Sequence[Any]) -> None:
 
 
 def _take(size: int) -> _Block | None:
-    """A free block that is as large, or a little larger: a small payload may stay in it for long."""
+    """The free block used longest ago that is as large, or a little larger: a small payload may stay in it for long.
+
+    What a receiver has read lately is in the cache of another processor: to overwrite it takes three times as long.
+    """
     found, others = None, []
-    for block in _all():
-        if found is None and size <= len(block) <= 2 * size and block.is_free():
+    while found is None:
+        try:
+            block = _own.pop(0)
+        except IndexError:
+            break
+        if size <= len(block) <= 2 * size and block.is_free():
             found = block
         else:
             others.append(block)
-    _own[:0] = reversed(others)
+    _own[:0] = others
     return found
 
 
@@ -176,15 +187,15 @@ class _Inhabited(mmap.mmap):
 
 #: How often this process was forked: what lived in a block then may live on in a child.
 _forks = 0
-#: Blocks of others, the longest known first, by device and inode: no other file has those as long as one is mapped.
-_known: dict[tuple[int, int], mmap.mmap] = {}
+#: Blocks of others, the longest known first, by directory and inode: no other file there has that as long as the block
+#: is mapped.
+_known: dict[tuple[str, ...], mmap.mmap] = {}
 
 
-def claim(path: str) -> mmap.mmap:
+def claim(directory: str, name: str) -> mmap.mmap:
     """Maps a block or a file, and removes its name."""
-    status = os.lstat(path)
-    key = status.st_dev, status.st_ino
-    known = _known.get(key)
+    path = f"{directory}/{name}"
+    known = _known.get((directory, *name.split(".")[2:]))  # a file is never known
     if known is not None and known[0] == IN_USE:
         os.unlink(path)
         return known
@@ -192,6 +203,7 @@ def claim(path: str) -> mmap.mmap:
     try:
         os.unlink(path)
         state = int.from_bytes(os.pread(fd, 1, 0), "little")
+        key = directory, str(os.fstat(fd).st_ino)
         if state == INHABITED:
             return _Inhabited(fd, 0)
         mapping = mmap.mmap(fd, 0)

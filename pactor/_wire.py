@@ -190,17 +190,23 @@ def _stored(directory: str, body: list[bytes], buffers: list[memoryview]) -> byt
         end += -end % _ALIGN + view.nbytes
     while True:
         name = f"{os.getpid()}.{next(_numbers)}"
-        path = f"{directory}/{name}"
-        if not os.path.lexists(path):  # else an earlier process had the same id
-            break
-    if not _blocks.store(path, parts, end, inhabited=bool(buffers)):
         try:
-            _store(directory, path, parts)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or not _blocks.forget():
-                raise
-            _store(directory, path, parts)
-    return name.encode()
+            stored = _blocks.store(directory, name, parts, end, bool(buffers))
+            return (stored or _filed(directory, name, parts)).encode()
+        except FileExistsError:  # an earlier process had the same id
+            pass
+
+
+def _filed(directory: str, name: str, parts: list[Any]) -> str:
+    """Writes the parts to a new file; returns its name. What free blocks take up it may have."""
+    path = f"{directory}/{name}"
+    try:
+        _store(directory, path, parts)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not _blocks.forget():
+            raise
+        _store(directory, path, parts)
+    return name
 
 
 def _store(directory: str, path: str, parts: list[Any]) -> None:
@@ -242,7 +248,7 @@ def load(directory: str, name: bytes) -> Any:
 
 def claim(directory: str, name: bytes) -> mmap.mmap:
     """Opens what `pack` stored, and removes its name: it goes with its reader."""
-    return _blocks.claim(_path(directory, name))
+    return _blocks.claim(directory, _checked(name))
 
 
 def peek(directory: str, name: bytes) -> bytes:
@@ -279,9 +285,13 @@ def read(mapping: mmap.mmap) -> Any:
 
 
 def _path(directory: str, name: bytes) -> str:
+    return f"{directory}/{_checked(name)}"
+
+
+def _checked(name: bytes) -> str:
     if not name.replace(b".", b"").isdigit():
         raise ValueError(f"not the name of a payload: {name!r}")
-    return f"{directory}/{name.decode()}"
+    return name.decode()
 
 
 def _create(directory: str, path: str) -> tuple[int, bool]:

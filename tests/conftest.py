@@ -148,8 +148,7 @@ def _is_of_block(fd, target):
     if "/blocks." in target:
         return True
     with contextlib.suppress(OSError):
-        status = os.fstat(fd)
-        return (status.st_dev, status.st_ino) in _blocks._known
+        return str(os.fstat(fd).st_ino) in {inode for _, inode in _blocks._known}
     return False
 
 

@@ -98,7 +98,7 @@ def hit_before(obj, name):
 
 def store(directory, obj):
     """Stores an object as a large one is; returns the file's name."""
-    return _wire._stored(directory, *_wire._pickled(obj))
+    return _wire._stored(str(directory), *_wire._pickled(obj))
 
 
 def unread(fifo):

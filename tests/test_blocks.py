@@ -20,6 +20,7 @@ from support import LIMIT, Recorder, free_descriptors
 from pactor import Actor, Mailbox, _blocks, _runtime, _wire, ask
 
 LARGE = 1_000_000
+NEARLY_FULL = os.statvfs_result([4096, 4096, 10**6, 1000, 1000, 9, 9, 9, 0, 255])
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,27 @@ def test_between_processes_too(context):
         for number in range(10):
             value = bytes([number]) * LARGE
             assert value == ask(actor.proxy.echo, value).result(LIMIT)
+    assert 1 == len(paths())
+
+
+def test_small_ones_take_turns(mailbox):
+    """What was read last is in the reader's cache, and slow to overwrite."""
+    size = 100_000
+    used = []
+    for number in range(40):
+        mailbox.put(bytes([number]) * size)
+        used.append(paths()[-1])
+        assert bytes([number]) * size == mailbox.get()
+    several = used[-8:]
+    assert len(set(several)) == 8 and used[-16:] == several * 2
+
+
+def test_where_there_is_no_room_for_another_one_they_take_no_turns(mailbox, monkeypatch):
+    size = 100_000
+    for _ in range(3):
+        mailbox.put(bytes(size))
+        mailbox.get()
+        monkeypatch.setattr(os, "statvfs", lambda path: NEARLY_FULL)
     assert 1 == len(paths())
 
 
@@ -164,7 +186,7 @@ def test_all_together_are_bounded(mailbox):
 def test_what_is_larger_or_where_there_is_little_room_goes_into_a_file(mailbox, monkeypatch):
     mailbox.put(bytes(_blocks.LARGEST))
     assert bytes(_blocks.LARGEST) == mailbox.get()
-    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result([4096, 4096, 10**6, 1000, 1000, 9, 9, 9, 0, 255]))
+    monkeypatch.setattr(os, "statvfs", lambda path: NEARLY_FULL)
     mailbox.put(bytes(LARGE))
     assert bytes(LARGE) == mailbox.get()
     assert [] == paths()
@@ -365,4 +387,4 @@ def test_what_can_not_be_mapped_is_an_error_and_no_more(tmp_path):
     path = tmp_path / "block"
     path.write_bytes(bytes([_blocks.INHABITED]) * LARGE)
     with free_descriptors(1), pytest.raises(OSError, match="Too many open files"):
-        _blocks.claim(str(path))
+        _blocks.claim(str(tmp_path), "block")

@@ -51,7 +51,7 @@ def rows(table):
 SENDERS = {
     "before it does anything": ("before pactor._channel:Channel.pack", 0, False),
     "in the middle of a large payload": ("half os:writev", 0, False),
-    "with a block in hand": ("after pactor._blocks:_take", 0, False),
+    "with a block in hand": ("before pactor._blocks:_fill", 0, False),
     "in the middle of a block": ("half pactor._blocks:_fill", 0, False),
     "before its payload has a name": ("before os:link", 0, False),
     "before its frame, the payload is there": ("after os:link", 0, True),

@@ -38,7 +38,7 @@ PUTTING = {
     "before pactor._channel:Channel.pack": ("any", False),
     "half os:writev": ("large", False),
     "half pactor._blocks:_fill": ("large", False),
-    "after pactor._blocks:_take": ("large", False),
+    "before pactor._blocks:_fill": ("large", False),
     "before os:link": ("large", False),
     "after os:link": ("large", False),
     "after pactor._slots:SenderSlots._take": ("any", False),
@@ -59,7 +59,7 @@ PUTTING = {
 FILELESS = (
     "before pactor._channel:Channel.pack",
     "half os:writev",
-    "after pactor._blocks:_take",
+    "before pactor._blocks:_fill",
     "half pactor._blocks:_fill",
     "before os:link",
 )
