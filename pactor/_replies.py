@@ -256,9 +256,9 @@ class Replies:
         if self._depth > 1:  # what this thread waits with may be in use further out
             poll = select.poll()
             self.register(poll)
+            self._hand_out()  # what it has read further out
         elif self._in_doubt or self._in_hand:
             self._resume()
-        self._hand_out()
         if len(_waiting.readers) > 1 and deadline != 0:
             poll = select.poll()
             self.register(poll)
@@ -357,12 +357,14 @@ class Replies:
             self._inbox.kind = kind
 
     def _resume(self) -> None:
-        """Hands out what an exception came to, of the outermost leader or one within."""
-        if (body := self._inbox.recover()) is not None:
+        """Hands out what an exception came to, of the outermost leader or one within; and what is behind it."""
+        self._in_doubt = True
+        if (body := self._inbox.recover()) is not None and (self._inbox.kind, body) not in self._in_hand:
             self._in_hand.append((self._inbox.kind, body))
         for reply in self._in_hand.copy():
             self._resolve(*reply)
             self._in_hand.remove(reply)
+        self._hand_out()
         self._in_doubt = False
 
     def _resolve(self, kind: int, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import os
@@ -27,7 +28,7 @@ from ask_actors import (
     Unloadable,
     hammer,
 )
-from support import LIMIT, Counter, Recorder, eventually, frames_in, reached, results
+from support import LIMIT, Counter, Recorder, eventually, frames_in, reached, results, unread
 
 from pactor import (
     Actor,
@@ -625,6 +626,30 @@ def test_an_exception_right_before_the_result_is_set_loses_no_reply(recorder, mo
     with pytest.raises(Interrupt):
         future.result(LIMIT)
     assert 1 == future.result(LIMIT / 10)
+
+
+@pytest.mark.parametrize("passed", [*itertools.product(range(4), repeat=2)])
+def test_exceptions_wherever_a_reply_is_taken_lose_none(recorder, monkeypatch, passed):
+    take = _inbox.Inbox.take
+    left = [*passed]
+
+    def hit(inbox):
+        body = take(inbox)
+        if left and body is not None:
+            left[0] -= 1
+            if left[0] < 0:
+                del left[0]
+                raise Interrupt
+        return body
+
+    futures = [ask(recorder.echo, number) for number in range(4)]
+    size = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size + len(pickle.dumps(0, 5))
+    eventually(lambda: 4 * size == unread(_replies.replies("").fd))
+    monkeypatch.setattr(_inbox.Inbox, "take", hit)
+    for number, future in enumerate(futures):
+        for _ in range(3):
+            with contextlib.suppress(Interrupt):
+                assert number == future.result(LIMIT / 10)
 
 
 def test_an_exception_of_a_signal_handler_loses_no_reply_and_repeats_no_message(interrupted):
