@@ -164,10 +164,11 @@ def _pickled(obj: object, large: bool = True) -> tuple[list[bytes], list[memoryv
     try:
         if large:
             parts = _Parts()
-            with contextlib.suppress(_Mutable):
+            try:
                 pickle.Pickler(parts, 5, buffer_callback=out_of_band).dump(obj)
                 return parts, buffers
-            buffers.clear()
+            except _Mutable:
+                buffers.clear()
         return [pickle.dumps(obj, 5, buffer_callback=out_of_band)], buffers
     except REFUSALS:
         buffers.clear()
@@ -183,7 +184,7 @@ def _stored(directory: str, body: list[bytes], buffers: list[memoryview]) -> byt
     """Writes a pickle and its buffers to a file in the directory; returns its name. Raises as `Channel.post` does."""
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     size = sum(map(len, body))
-    parts: list[Any] = [_START.pack(_blocks.FREE, len(buffers), size), index, *body]
+    parts: list[Any] = [_START.pack(_blocks.FREE, len(buffers), size) + index, *body]
     end = _START.size + len(index) + size
     for view in buffers:
         parts += [bytes(-end % _ALIGN), view]
