@@ -6,7 +6,8 @@ Rules:
 
 1. A block is a file in ``/dev/shm`` that its sender keeps mapped, with a name in a directory of the sender's. For the
    receiver it gets a second name, in the mailbox, as any payload has one (see `_wire`). Just one process can remove
-   that: the one that did has the payload. It keeps the block mapped too, but for one that arrays live in.
+   that: the one that did has the payload. It keeps the block mapped too, but for one that arrays live in, and knows it
+   again by its inode, in which the second name ends.
 2. Its first byte says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name; the
    receiver stores ``FREE`` behind the loading or, where arrays live in it, behind the last of them. A receiver that is
    killed can't, and one that forks does not; then the block is not used again. It is one byte, set by its index, as
@@ -18,6 +19,8 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import mmap
 import os
 import time
@@ -32,10 +35,12 @@ FREE, IN_USE, INHABITED = range(3)
 SMALLEST, LARGEST = 64 << 10, 32 << 20
 #: What the blocks of one process may take together, in bytes, and how many there may be: each holds a descriptor.
 _TOTAL, _COUNT = 64 << 20, 8
-#: The same for those of others that it keeps mapped.
+#: The same for those of others that it keeps mapped: of several senders, each has several.
 _TOTAL_KNOWN, _COUNT_KNOWN = 32 << 20, 32
 #: So many bytes of blocks take turns, as what was read lately is slow to overwrite; with more nothing is gained.
 _IN_TURN = 1 << 20
+#: Where no block could be made, there are not to be more of them for so many seconds.
+_LOOK_AGAIN = 1.0
 #: Who has not given a block back after so many seconds may never do it.
 _LOST = 5.0
 #: On a disk, what is kept would be written to it; and room that was once allocated may be missing later.
@@ -44,12 +49,13 @@ _MEMORY = "/dev/shm/"
 
 class _Block:
     sent = 0.0
+    pid = 0  # of whose it is
 
     def __init__(self, path: str, size: int) -> None:
-        self.pid = os.getpid()
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
+            self.pid = os.getpid()
             # A mapping could not say later that there is no room: SIGBUS would.
             os.posix_fallocate(fd, 0, size)
             self.mapping = mmap.mmap(fd, size)
@@ -74,7 +80,8 @@ class _Block:
 #: Those of this process, the last used last. Whoever takes one out has it for himself, in whatever thread or signal
 #: handler; one that gets lost on the way is forgotten.
 _own: list[_Block] = []
-_made = 0
+_numbers = itertools.count(1)
+_no_room_until = 0.0
 
 
 def store(directory: str, name: str, parts: Sequence[Any], size: int, inhabited: bool) -> str | None:
@@ -85,9 +92,10 @@ def store(directory: str, name: str, parts: Sequence[Any], size: int, inhabited:
     if not SMALLEST <= size <= LARGEST or not directory.startswith(_MEMORY):
         return None
     forks = _forks
-    block = None if len(_own) < min(_COUNT, _IN_TURN // size) else _take(size)
+    are_few = len(_own) < min(_COUNT, _IN_TURN // size) and time.monotonic() >= _no_room_until
+    block = None if are_few else _take(size)
     try:
-        block = block or _make(size, directory) or _take(size)
+        block = block or _make(size, directory) or (_take(size) if are_few else None)
         if block is None:
             return None
         _fill(block.mapping, parts)
@@ -111,26 +119,31 @@ def _fill(mapping: mmap.mmap, parts: Sequence[Any]) -> None:
 
 
 def _take(size: int) -> _Block | None:
-    """The free block used longest ago that is as large, or a little larger: a small payload may stay in it for long.
+    """A free block that is as large, or a little larger: a small payload may stay in it for long.
 
-    What a receiver has read lately is in the cache of another processor: to overwrite it takes three times as long.
+    Of small ones that which was used longest ago: what a receiver has read lately is in the cache of another processor,
+    and takes three times as long to overwrite. Of large ones, which no such cache holds, that which was used last.
     """
-    found, others = None, []
+    found, others, take_turns = None, [], 2 * size <= _IN_TURN
     while found is None:
         try:
-            block = _own.pop(0)
+            block = _own.pop(0 if take_turns else -1)
         except IndexError:
             break
         if size <= len(block) <= 2 * size and block.is_free():
             found = block
         else:
             others.append(block)
-    _own[:0] = others
+    if take_turns:
+        _own[:0] = others
+    else:
+        _own.extend(reversed(others))
     return found
 
 
 def _make(size: int, mailbox: str) -> _Block | None:
-    global _made
+    """A new block; None where there is no room, or no descriptor, for one."""
+    global _no_room_until
     step = max(1 << 16, 1 << (size.bit_length() - 3))  # at most a quarter more than is needed
     size = -(-size // step) * step
     kept: list[_Block] = []
@@ -140,18 +153,19 @@ def _make(size: int, mailbox: str) -> _Block | None:
         if fits or not (block.is_free() or block.sent < lost):
             kept.append(block)
     _own[:0] = reversed(kept)
-    if len(kept) >= _COUNT or size + sum(map(len, kept)) > _TOTAL:
-        return None
-    directory = _runtime.blocks(mailbox)
-    status = os.statvfs(directory)
-    if 2 * (status.f_bavail * status.f_frsize - size) < status.f_blocks * status.f_frsize:  # half of it is for others
-        return None
-    _made += 1
-    return _Block(f"{directory}/{_made}", size)
+    if len(kept) < _COUNT and size + sum(map(len, kept)) <= _TOTAL:
+        with contextlib.suppress(OSError):
+            directory = _runtime.blocks(mailbox)
+            status = os.statvfs(directory)
+            # Half of it is for others.
+            if 2 * (status.f_bavail * status.f_frsize - size) >= status.f_blocks * status.f_frsize:
+                return _Block(f"{directory}/{next(_numbers)}", size)
+    _no_room_until = time.monotonic() + _LOOK_AGAIN
+    return None
 
 
 def _all() -> list[_Block]:
-    """Takes out all, the last used first: that is in the processor's cache."""
+    """Takes out all, the last used first."""
     found = []
     while True:
         try:
@@ -203,13 +217,13 @@ def claim(directory: str, name: str) -> mmap.mmap:
     try:
         os.unlink(path)
         state = int.from_bytes(os.pread(fd, 1, 0), "little")
-        key = directory, str(os.fstat(fd).st_ino)
         if state == INHABITED:
             return _Inhabited(fd, 0)
         mapping = mmap.mmap(fd, 0)
         if state == IN_USE and len(mapping) <= _TOTAL_KNOWN:
+            key = directory, str(os.fstat(fd).st_ino)
             while len(_known) >= _COUNT_KNOWN or len(mapping) + sum(map(len, [*_known.values()])) > _TOTAL_KNOWN:
-                _known.pop(next(iter(_known), key), None)
+                _known.pop([*_known, key][0], None)
             _known[key] = mapping
         return mapping
     finally:

@@ -148,7 +148,9 @@ def _is_of_block(fd, target):
     if "/blocks." in target:
         return True
     with contextlib.suppress(OSError):
-        return str(os.fstat(fd).st_ino) in {inode for _, inode in _blocks._known}
+        status = os.fstat(fd)
+        is_memory = status.st_dev == os.stat(_blocks._MEMORY).st_dev
+        return is_memory and str(status.st_ino) in {inode for _, inode in _blocks._known}
     return False
 
 

@@ -616,6 +616,20 @@ def test_a_signal_handler_that_waits_and_raises_loses_no_reply_that_was_in_hand(
         assert "loaded" == future.result(LIMIT / 10)
 
 
+def test_a_reply_that_is_interrupted_again_and_again_is_in_hand_once(recorder, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    future = ask(recorder.echo, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(_wire, "unpack", interrupted)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                future.result(LIMIT)
+    assert 1 == len(_replies.replies("")._in_hand)
+    assert 1 == future.result(LIMIT / 10)
+
+
 def test_an_exception_right_before_the_result_is_set_loses_no_reply(recorder, monkeypatch):
     def finish(*_):
         monkeypatch.undo()

@@ -19,7 +19,7 @@ from support import LIMIT, Recorder, free_descriptors
 
 from pactor import Actor, Mailbox, _blocks, _runtime, _wire, ask
 
-LARGE = 1_000_000
+SMALL, LARGE = 100_000, 1_000_000
 NEARLY_FULL = os.statvfs_result([4096, 4096, 10**6, 1000, 1000, 9, 9, 9, 0, 255])
 
 
@@ -28,6 +28,7 @@ def new_blocks():
     """Those of an earlier test do not count."""
     del _blocks._own[:]
     _blocks._known.clear()
+    _blocks._no_room_until = 0.0
 
 
 @pytest.fixture
@@ -60,25 +61,55 @@ def test_between_processes_too(context):
     assert 1 == len(paths())
 
 
+def used(mailbox, size, times):
+    """The blocks that were used to send and receive so often."""
+    found = []
+    for number in range(times):
+        mailbox.put(bytes([number]) * size)
+        found.append(paths()[-1])
+        assert bytes([number]) * size == mailbox.get()
+    return found
+
+
 def test_small_ones_take_turns(mailbox):
     """What was read last is in the reader's cache, and slow to overwrite."""
-    size = 100_000
-    used = []
-    for number in range(40):
-        mailbox.put(bytes([number]) * size)
-        used.append(paths()[-1])
-        assert bytes([number]) * size == mailbox.get()
-    several = used[-8:]
-    assert len(set(several)) == 8 and used[-16:] == several * 2
+    first, second = (used(mailbox, SMALL, 8) for _ in range(2))
+    assert 8 == len(set(first)) and first == second
+
+
+def test_of_large_ones_the_last_is_used_again(mailbox):
+    """More of them than one would be in no cache, and more than a receiver keeps mapped."""
+    for _ in range(5):
+        mailbox.put(bytes(LARGE))
+    for _ in range(5):
+        mailbox.get()
+    before = paths()
+    assert {before[-1]} == {*used(mailbox, LARGE, 10)}
+    used(mailbox, 3 * LARGE, 1)
+    assert before == paths()[:-1]  # what does not fit keeps its place
+
+
+def test_what_is_used_again_is_not_opened_again(mailbox, monkeypatch):
+    for size in (SMALL, LARGE):
+        used(mailbox, size, 8)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", lambda *_: _raise(AssertionError))
+            used(mailbox, size, 20)
 
 
 def test_where_there_is_no_room_for_another_one_they_take_no_turns(mailbox, monkeypatch):
-    size = 100_000
-    for _ in range(3):
-        mailbox.put(bytes(size))
-        mailbox.get()
-        monkeypatch.setattr(os, "statvfs", lambda path: NEARLY_FULL)
-    assert 1 == len(paths())
+    (first,) = used(mailbox, SMALL, 1)
+    asked = []
+    monkeypatch.setattr(os, "statvfs", lambda path: asked.append(path) or NEARLY_FULL)
+    assert {first} == {*used(mailbox, SMALL, 20)}
+    assert 1 == len(asked)  # not each time
+
+
+def test_without_descriptors_those_that_are_there_are_used(mailbox):
+    for size in (SMALL, LARGE):
+        first = used(mailbox, size, 2)
+        with free_descriptors(0):
+            assert {*used(mailbox, size, 3)} <= {*first}
 
 
 def test_what_is_queued_or_lives_is_not_overwritten(mailbox):
