@@ -4,7 +4,8 @@ Each figure is microseconds of processor that a message costs, of one that takes
 sleeps. What can't be spared is measured by itself: to pickle, to write, to read, to unpickle. The rest is what Python
 executes besides, and that somebody looks for the next message where there is none yet.
 
-Then, how much of a processor an actor uses that has little to do, or nothing.
+Then, what the clock says where one ask waits for the other, beside two processes that do no more than they must (see
+`bare`); and how much of a processor an actor uses that has little to do, or nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import pickle
 import time
 
+from benchmarks import bare
 from benchmarks.systems.pactor_ import PactorNode
 from pactor import Actor, ask
 
@@ -86,6 +88,16 @@ def _tell_all(method):
         method(1)
 
 
+def _clock(method, value, count):
+    """How long an ask takes, the median."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        ask(method, value).result()
+        times.append(time.perf_counter() - began)
+    return 1e6 * sorted(times)[count // 2]
+
+
 def _share(proxy, send):
     """How much of a processor the actor uses while ``send`` is called now and then, in percent."""
     there, began = ask(proxy.used).result(), time.monotonic()
@@ -122,11 +134,7 @@ def main():
             f"told {_FEW:,} times a second": _share(proxy, lambda: proxy.count(1)),
             f"asked {_FEW:,} times a second": _share(proxy, lambda: ask(proxy.echo, 1).result()),
         }
-        times = []
-        for _ in range(_COUNT):
-            began = time.perf_counter()
-            ask(proxy.echo, 1).result()
-            times.append(1e6 * (time.perf_counter() - began))
+        alone, large = _clock(proxy.echo, 1, _COUNT), _clock(proxy.echo, bytes(100_000), 2_000)
     _rows("tell: its sender", sender, {"pickle": pickling, "write": writing})
     _rows("tell: the actor", receiver, {"read": reading, "unpickle": unpickling})
     _rows(
@@ -139,8 +147,10 @@ def main():
         asked,
         {"read": reading, "unpickle": unpickling, "pickle the reply": pickling_reply, "write": writing},
     )
-    times.sort()
-    _row("ask, one at a time, p50 of the clock", times[_COUNT // 2])
+    _row("ask, one at a time, by the clock", alone)
+    _row("  by two bare processes", bare.ask())
+    _row("echo of 100 KB, by the clock", large)
+    _row("  its copies, by two bare processes", bare.echo())
     for what, share in shares.items():
         _row(f"% of a processor: {what}", share)
 

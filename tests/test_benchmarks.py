@@ -86,7 +86,8 @@ def test_the_parts_of_a_message_add_up(benchmarks):
     shares = ["nothing to do", "told 1,000 times a second", "asked 1,000 times a second"]
     assert [
         *titles,
-        "ask, one at a time, p50 of the clock",
+        "ask, one at a time, by the clock",
+        "echo of 100 KB, by the clock",
         *(f"% of a processor: {what}" for what in shares),
     ] == list(totals)
     for title in titles:
