@@ -21,6 +21,7 @@ from benchmarks.systems.pactor_ import PactorNode
 from pactor import Actor, ask
 
 _COUNT = 20_000
+_LARGE = 100_000
 _ROUNDS = 9
 #: How many messages a second are few, and for how many seconds they are sent.
 _FEW, _SECONDS = 1_000, 2.0
@@ -134,7 +135,7 @@ def main():
             f"told {_FEW:,} times a second": _share(proxy, lambda: proxy.count(1)),
             f"asked {_FEW:,} times a second": _share(proxy, lambda: ask(proxy.echo, 1).result()),
         }
-        alone, large = _clock(proxy.echo, 1, _COUNT), _clock(proxy.echo, bytes(100_000), 2_000)
+        alone, large = _clock(proxy.echo, 1, _COUNT), _clock(proxy.echo, bytes(_LARGE), 2_000)
     _rows("tell: its sender", sender, {"pickle": pickling, "write": writing})
     _rows("tell: the actor", receiver, {"read": reading, "unpickle": unpickling})
     _rows(
@@ -150,7 +151,7 @@ def main():
     _row("ask, one at a time, by the clock", alone)
     _row("  by two bare processes", bare.ask())
     _row("echo of 100 KB, by the clock", large)
-    _row("  its copies, by two bare processes", bare.echo())
+    _row("  its copies, by two bare processes", bare.echo(_LARGE))
     for what, share in shares.items():
         _row(f"% of a processor: {what}", share)
 

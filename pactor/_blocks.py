@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import itertools
 import mmap
 import os
@@ -31,15 +31,16 @@ from . import _runtime
 
 FREE, IN_USE, INHABITED = range(3)
 
-#: Payloads of other sizes have files of their own, in bytes.
+#: In bytes. Payloads of other sizes have files of their own.
 SMALLEST, LARGEST = 64 << 10, 32 << 20
 #: What the blocks of one process may take together, in bytes, and how many there may be: each holds a descriptor.
 _TOTAL, _COUNT = 64 << 20, 8
-#: The same for those of others that it keeps mapped: of several senders, each has several.
+#: The same for those of others that it keeps mapped: each of several senders has several.
 _TOTAL_KNOWN, _COUNT_KNOWN = 32 << 20, 32
-#: So many bytes of blocks take turns, as what was read lately is slow to overwrite; with more nothing is gained.
+#: So many bytes are sent before a block is used again: what was read lately is in the cache of another processor, and
+#: takes three times as long to overwrite. No such cache holds larger ones; of them the last is used again.
 _IN_TURN = 1 << 20
-#: Where no block could be made, there are not to be more of them for so many seconds.
+#: Where no block could be made, they take no turns for so many seconds.
 _LOOK_AGAIN = 1.0
 #: Who has not given a block back after so many seconds may never do it.
 _LOST = 5.0
@@ -49,13 +50,13 @@ _MEMORY = "/dev/shm/"
 
 class _Block:
     sent = 0.0
-    pid = 0  # of whose it is
+    turn = 0
 
     def __init__(self, path: str, size: int) -> None:
+        self.pid = os.getpid()
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            self.pid = os.getpid()
             # A mapping could not say later that there is no room: SIGBUS would.
             os.posix_fallocate(fd, 0, size)
             self.mapping = mmap.mmap(fd, size)
@@ -80,7 +81,7 @@ class _Block:
 #: Those of this process, the last used last. Whoever takes one out has it for himself, in whatever thread or signal
 #: handler; one that gets lost on the way is forgotten.
 _own: list[_Block] = []
-_numbers = itertools.count(1)
+_numbers, _turns = itertools.count(1), itertools.count(1)
 _no_room_until = 0.0
 
 
@@ -92,20 +93,22 @@ def store(directory: str, name: str, parts: Sequence[Any], size: int, inhabited:
     if not SMALLEST <= size <= LARGEST or not directory.startswith(_MEMORY):
         return None
     forks = _forks
-    are_few = len(_own) < min(_COUNT, _IN_TURN // size) and time.monotonic() >= _no_room_until
-    block = None if are_few else _take(size)
+    turn, apart = next(_turns), min(_COUNT, _IN_TURN // size) if time.monotonic() >= _no_room_until else 0
+    block = _take(size, turn - apart)
     try:
-        block = block or _make(size, directory) or (_take(size) if are_few else None)
+        block = block or _make(size, directory) or _take(size, turn)
         if block is None:
             return None
         _fill(block.mapping, parts)
         block.mapping[0] = INHABITED if inhabited else IN_USE
-        block.sent = time.monotonic()
+        block.sent, block.turn = time.monotonic(), turn
         name = f"{name}.{block.inode}"
         os.link(block.path, f"{directory}/{name}")
-    except OSError:  # there is no room, no descriptor, no such place: the file says which
+    except OSError as error:  # there is no room, no descriptor, no such place: the file says which
+        if error.errno is None:  # a signal handler's
+            raise
         return None
-    if forks == _forks:  # or else a signal handler forked, and there are two who have it
+    if forks == _forks and len(_own) < _COUNT:  # or else a signal handler forked, and there are two who have it
         _own.append(block)
     return name
 
@@ -118,26 +121,19 @@ def _fill(mapping: mmap.mmap, parts: Sequence[Any]) -> None:
         position = end
 
 
-def _take(size: int) -> _Block | None:
-    """A free block that is as large, or a little larger: a small payload may stay in it for long.
-
-    Of small ones that which was used longest ago: what a receiver has read lately is in the cache of another processor,
-    and takes three times as long to overwrite. Of large ones, which no such cache holds, that which was used last.
-    """
-    found, others, take_turns = None, [], 2 * size <= _IN_TURN
+def _take(size: int, turn: int) -> _Block | None:
+    """A free block that had its turn then or before. A little larger it may be; a small payload may stay for long."""
+    found, others, is_small = None, [], 2 * size <= _IN_TURN
     while found is None:
         try:
-            block = _own.pop(0 if take_turns else -1)
+            block = _own.pop(0 if is_small else -1)
         except IndexError:
             break
-        if size <= len(block) <= 2 * size and block.is_free():
+        if size <= len(block) <= 2 * size and block.turn <= turn and block.is_free():
             found = block
         else:
             others.append(block)
-    if take_turns:
-        _own[:0] = others
-    else:
-        _own.extend(reversed(others))
+    _own[:0] = others if is_small else reversed(others)
     return found
 
 
@@ -154,12 +150,15 @@ def _make(size: int, mailbox: str) -> _Block | None:
             kept.append(block)
     _own[:0] = reversed(kept)
     if len(kept) < _COUNT and size + sum(map(len, kept)) <= _TOTAL:
-        with contextlib.suppress(OSError):
+        try:
             directory = _runtime.blocks(mailbox)
             status = os.statvfs(directory)
             # Half of it is for others.
             if 2 * (status.f_bavail * status.f_frsize - size) >= status.f_blocks * status.f_frsize:
                 return _Block(f"{directory}/{next(_numbers)}", size)
+        except OSError as error:
+            if error.errno is None:  # a signal handler's
+                raise
     _no_room_until = time.monotonic() + _LOOK_AGAIN
     return None
 
@@ -201,15 +200,14 @@ class _Inhabited(mmap.mmap):
 
 #: How often this process was forked: what lived in a block then may live on in a child.
 _forks = 0
-#: Blocks of others, the longest known first, by directory and inode: no other file there has that as long as the block
-#: is mapped.
-_known: dict[tuple[str, ...], mmap.mmap] = {}
+#: Blocks of others, the longest known first, by device and inode: no other file has those as long as one is mapped.
+_known: dict[tuple[int, ...], mmap.mmap] = {}
 
 
 def claim(directory: str, name: str) -> mmap.mmap:
     """Maps a block or a file, and removes its name."""
     path = f"{directory}/{name}"
-    known = _known.get((directory, *name.split(".")[2:]))  # a file is never known
+    known = _known.get((_device(directory), *map(int, name.split(".")[2:])))  # a file is never known
     if known is not None and known[0] == IN_USE:
         os.unlink(path)
         return known
@@ -221,13 +219,19 @@ def claim(directory: str, name: str) -> mmap.mmap:
             return _Inhabited(fd, 0)
         mapping = mmap.mmap(fd, 0)
         if state == IN_USE and len(mapping) <= _TOTAL_KNOWN:
-            key = directory, str(os.fstat(fd).st_ino)
+            status = os.fstat(fd)
+            key = status.st_dev, status.st_ino
             while len(_known) >= _COUNT_KNOWN or len(mapping) + sum(map(len, [*_known.values()])) > _TOTAL_KNOWN:
                 _known.pop([*_known, key][0], None)
             _known[key] = mapping
         return mapping
     finally:
         os.close(fd)
+
+
+@functools.lru_cache(_COUNT_KNOWN)
+def _device(directory: str) -> int:
+    return os.stat(directory).st_dev
 
 
 def release(mapping: mmap.mmap) -> None:

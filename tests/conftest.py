@@ -149,8 +149,7 @@ def _is_of_block(fd, target):
         return True
     with contextlib.suppress(OSError):
         status = os.fstat(fd)
-        is_memory = status.st_dev == os.stat(_blocks._MEMORY).st_dev
-        return is_memory and str(status.st_ino) in {inode for _, inode in _blocks._known}
+        return (status.st_dev, status.st_ino) in _blocks._known
     return False
 
 

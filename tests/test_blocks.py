@@ -97,6 +97,27 @@ def test_what_is_used_again_is_not_opened_again(mailbox, monkeypatch):
             used(mailbox, size, 20)
 
 
+def test_those_of_another_size_take_no_part(mailbox):
+    used(mailbox, SMALL, 10)
+    first, second = (used(mailbox, 3 * SMALL, 3) for _ in range(2))
+    assert 3 == len(set(first)) and first == second
+
+
+def test_a_receiver_knows_them_in_any_mailbox():
+    for _ in range(20):
+        used(Mailbox(), SMALL, 1)
+    assert 8 == len(_blocks._known)
+
+
+def test_what_a_signal_handler_raises_is_raised(mailbox, monkeypatch):
+    """A TimeoutError is an OSError, but not of the system."""
+    for name in ("link", "statvfs"):
+        with monkeypatch.context() as patched, pytest.raises(TimeoutError):
+            patched.setattr(os, name, lambda *_: _raise(TimeoutError("of the handler")))
+            mailbox.put(bytes(SMALL))
+    assert 0 == mailbox.qsize()
+
+
 def test_where_there_is_no_room_for_another_one_they_take_no_turns(mailbox, monkeypatch):
     (first,) = used(mailbox, SMALL, 1)
     asked = []
@@ -174,6 +195,7 @@ def test_threads_do_not_share_a_block(mailbox):
     for thread in threads:
         thread.start()
     got = [mailbox.get(timeout=LIMIT) for _ in range(80)]
+    assert len(_blocks._own) <= _blocks._COUNT + len(threads)
     for thread in threads:
         thread.join()
     assert [set(value) for value in got] == [{value[0]} for value in got]
