@@ -108,7 +108,8 @@ def store(directory: str, name: str, parts: Sequence[Any], size: int, inhabited:
         if error.errno is None:  # a signal handler's
             raise
         return None
-    if forks == _forks and len(_own) < _COUNT:  # or else a signal handler forked, and there are two who have it
+    # Or else a signal handler forked, and there are two who have it; or there are enough, for several threads.
+    if forks == _forks and len(_own) < _COUNT:
         _own.append(block)
     return name
 
