@@ -643,7 +643,7 @@ def test_an_exception_right_before_the_result_is_set_loses_no_reply(recorder, mo
 
 
 @pytest.mark.parametrize("passed", [*itertools.product(range(4), repeat=2)])
-def test_exceptions_wherever_a_reply_is_taken_lose_none(recorder, monkeypatch, passed):
+def test_exceptions_wherever_a_reply_is_taken_lose_none(recorder, monkeypatch, gate, passed):
     take = _inbox.Inbox.take
     left = [*passed]
 
@@ -656,7 +656,9 @@ def test_exceptions_wherever_a_reply_is_taken_lose_none(recorder, monkeypatch, p
                 raise Interrupt
         return body
 
+    recorder.wait_for(gate)  # as every 64th ask reads what came
     futures = [ask(recorder.echo, number) for number in range(4)]
+    gate.touch()
     size = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size + len(pickle.dumps(0, 5))
     eventually(lambda: 4 * size == unread(_replies.replies("").fd))
     monkeypatch.setattr(_inbox.Inbox, "take", hit)
