@@ -41,12 +41,14 @@ class Selfish(Recorder):
         return self
 
     def later(self, *delays):
-        self.started = time.monotonic()
+        self.due_before = {}
         for delay in delays:
-            self.enqueue_later(delay, self.arrive, delay)
+            due_from = time.monotonic() + delay
+            self.enqueue_later(delay, self.arrive, due_from)
+            self.due_before[due_from] = time.monotonic() + delay
 
-    def arrive(self, delay):
-        self.seen.append((delay, time.monotonic() - self.started))
+    def arrive(self, due_from):
+        self.seen.append((due_from, self.due_before[due_from], time.monotonic()))
 
     def later_cancelled(self):
         timers = [self.enqueue_later(0.01 * i, self.note, i) for i in range(10)]
