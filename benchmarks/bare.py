@@ -53,7 +53,7 @@ def ask():
         return pickle.loads(frame[reply_head.size :])
 
     try:
-        return _median(serve, go, 1)
+        return _served(serve, go, 1)
     finally:
         for fd in (*asks, *replies):
             os.close(fd)
@@ -83,10 +83,23 @@ def echo(size):
                 os.sched_yield()
             return memory[place(number, 1)]
 
-        return _median(serve, go, data)
+        return _served(serve, go, data)
 
 
-def _median(serve, go, expected):
+def median(call, expected, count):
+    """The median of so many calls, in microseconds; each takes its number and returns what is expected."""
+    times = []
+    for number in range(count):
+        began = time.perf_counter()
+        result = call(number)
+        times.append(time.perf_counter() - began)
+        assert expected == result
+    return 1e6 * sorted(times)[count // 2]
+
+
+def _served(serve, call, expected):
+    """The median while another process serves."""
+
     def serve_for_a_while():
         signal.alarm(_LIMIT)
         serve()
@@ -95,15 +108,9 @@ def _median(serve, go, expected):
     signal.alarm(_LIMIT)
     try:
         process.start()
-        times = []
-        for number in range(_ROUNDS):
-            began = time.perf_counter()
-            result = go(number)
-            times.append(time.perf_counter() - began)
-            assert expected == result
+        return median(call, expected, _ROUNDS)
     finally:
         signal.alarm(0)
         if process.pid:
             process.kill()
             process.join()
-    return 1e6 * sorted(times)[_ROUNDS // 2]

@@ -91,12 +91,7 @@ def _tell_all(method):
 
 def _clock(method, value, count):
     """How long an ask takes, the median."""
-    times = []
-    for _ in range(count):
-        began = time.perf_counter()
-        ask(method, value).result()
-        times.append(time.perf_counter() - began)
-    return 1e6 * sorted(times)[count // 2]
+    return bare.median(lambda _: ask(method, value).result(), value, count)
 
 
 def _share(proxy, send):
