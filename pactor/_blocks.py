@@ -6,8 +6,8 @@ Rules:
 
 1. A block is a file in ``/dev/shm`` that its sender keeps mapped, with a name in a directory of the sender's. For the
    receiver it gets a second name, in the mailbox, as any payload has one (see `_wire`). Just one process can remove
-   that: the one that did has the payload. It keeps the block mapped too, but for one that arrays live in, and knows it
-   again by its inode, in which the second name ends.
+   that: the one that did has the payload, and alone gives the block back. It keeps the block mapped too, but for one
+   that arrays live in, and knows it again by its inode, in which the second name ends.
 2. Its first byte says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name; the
    receiver stores ``FREE`` behind the loading or, where arrays live in it, behind the last of them. A receiver that is
    killed can't, and one that forks does not; then the block is not used again. It is one byte, set by its index, as
@@ -185,13 +185,14 @@ def forget() -> bool:
 class _Inhabited(mmap.mmap):
     """Gives the block back when nothing lives in it any more. (`mmap.__new__` takes the arguments.)"""
 
-    forks = -1  # where it could not be mapped
+    forks: int
+    is_ours = False  # not claimed yet
 
     def __init__(self, *_args: object) -> None:
         self.forks = _forks
 
     def __del__(self) -> None:
-        if self.forks == _forks:
+        if self.is_ours and self.forks == _forks:
             try:
                 self.resize(len(self))  # in a cycle that is collected, what lives in it may come later
             except BufferError:
@@ -205,16 +206,13 @@ _forks = 0
 _known: dict[tuple[int, ...], mmap.mmap] = {}
 
 
-def claim(directory: str, name: str) -> mmap.mmap:
-    """Maps a block or a file, and removes its name."""
-    path = f"{directory}/{name}"
+def attach(directory: str, name: str) -> mmap.mmap:
+    """Maps a block or a file, which is not claimed yet."""
     known = _known.get((_device(directory), *map(int, name.split(".")[2:])))  # a file is never known
     if known is not None and known[0] == IN_USE:
-        os.unlink(path)
         return known
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    fd = os.open(f"{directory}/{name}", os.O_RDWR | os.O_NOFOLLOW)
     try:
-        os.unlink(path)
         state = int.from_bytes(os.pread(fd, 1, 0), "little")
         if state == INHABITED:
             return _Inhabited(fd, 0)
@@ -228,6 +226,13 @@ def claim(directory: str, name: str) -> mmap.mmap:
         return mapping
     finally:
         os.close(fd)
+
+
+def claim(directory: str, name: str, mapping: mmap.mmap) -> None:
+    """Removes the name of what this process maps, and so has it."""
+    os.unlink(f"{directory}/{name}")
+    if isinstance(mapping, _Inhabited):
+        mapping.is_ours = True
 
 
 @functools.lru_cache(_COUNT_KNOWN)

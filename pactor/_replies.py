@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import mmap
 import os
 import pickle
 import queue
@@ -63,6 +64,7 @@ class Replies:
         self._tried = -1  # the number of the reply whose loading raised last
         self._in_doubt = False  # whether the inbox is as its reader left it
         self._in_hand: list[tuple[int, bytes]] = []  # what was taken from it, and has not come to its future
+        self._attached: dict[bytes, mmap.mmap] = {}  # the large replies, by name, until their futures have them
         self._ask_size = _wire.HEADER_SIZE + _wire.ASK_HEAD.size + len(self._address)
         self._numbers = itertools.count()
         self._pending: dict[int, Future[Any]] = {}
@@ -375,11 +377,11 @@ class Replies:
         body = data[_wire.REPLY_HEAD.size :]
         future = self._pending.get(number)
         if future is None:
-            _wire.drop(self.mailbox, _wire.frame(kind, b"", body))
+            self._drop(kind, body)
             return
         value, error = None, None
         try:
-            value = _wire.unpack(self.mailbox, kind, body)
+            value = self._load(body) if kind & _wire.STORED else pickle.loads(body)
             if kind & _wire.KIND == _wire.ERROR:
                 value, error = None, revived(value)
         except BaseException as failure:
@@ -391,7 +393,26 @@ class Replies:
                 raise
             error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")
             error.__cause__ = failure
-        self.finish(future, value, error)
+        try:
+            self.finish(future, value, error)
+        finally:
+            if kind & _wire.STORED and future._state != PENDING:  # or else an exception came first
+                self._drop(kind, body)
+
+    def _load(self, name: bytes) -> object:
+        """Loads a large reply, which stays where it is: where an exception comes, it is loaded again."""
+        mapping = self._attached.get(name)
+        if mapping is None:
+            mapping = self._attached[name] = _wire.attach(self.mailbox, name)
+        return _wire.loads(mapping)
+
+    def _drop(self, kind: int, body: bytes) -> None:
+        mapping = self._attached.get(body)
+        if mapping is None:
+            _wire.drop(self.mailbox, _wire.frame(kind, b"", body))
+        else:
+            _wire.give_back(self.mailbox, body, mapping)
+            self._attached.pop(body, None)  # last: where an exception comes, it is given back again
 
     def _bury(self, fd: int) -> None:
         """Ends what an actor owes that is gone."""

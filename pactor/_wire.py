@@ -5,8 +5,9 @@ Rules:
 1. A frame is ``size: u16, kind: u8, head, body`` and has at most PIPE_BUF bytes. POSIX makes a write of that size all
    or nothing, so any number of senders need no lock, and one that is killed leaves no half of a frame.
 2. A body that does not fit is stored as a file in the receiver's mailbox, and the frame names it. The file gets its
-   name when it is complete; its receiver removes the name before it loads it. It may be a block, which the sender uses
-   again and again: the first byte is its state (see `_blocks`), which is FREE in all other files.
+   name when it is complete; its receiver removes the name before it loads it, that of a reply when the future has it.
+   It may be a block, which the sender uses again and again: the first byte is its state (see `_blocks`), which is FREE
+   in all other files.
 3. Buffers that pickle protocol 5 takes out of band lie behind the body in that file, each aligned. The receiver maps
    them: a numpy array is written once and not copied again.
 """
@@ -234,12 +235,8 @@ def capacity(fifo: int) -> int:
 def drop(directory: str, frame: bytes, head: int = 0) -> None:
     """Removes the payload of a frame that was not sent."""
     if frame[2] & STORED:
-        name = frame[HEADER_SIZE + head :]
         with contextlib.suppress(OSError, ValueError):  # gone, or never one
-            try:
-                _blocks.release(claim(directory, name))
-            except OSError:  # no descriptor left to give it back with
-                os.unlink(_path(directory, name))
+            _blocks.release(claim(directory, frame[HEADER_SIZE + head :]))
 
 
 def load(directory: str, name: bytes) -> Any:
@@ -248,8 +245,31 @@ def load(directory: str, name: bytes) -> Any:
 
 
 def claim(directory: str, name: bytes) -> mmap.mmap:
-    """Opens what `pack` stored, and removes its name: it goes with its reader."""
-    return _blocks.claim(directory, _checked(name))
+    """Opens what `pack` stored, and removes its name, also where that fails: it goes with its reader."""
+    try:
+        mapping = attach(directory, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(_path(directory, name))
+        raise
+    _blocks.claim(directory, _checked(name), mapping)
+    return mapping
+
+
+def attach(directory: str, name: bytes) -> mmap.mmap:
+    """Opens what `pack` stored, for `loads`; it stays there until it is given back."""
+    return _blocks.attach(directory, _checked(name))
+
+
+def give_back(directory: str, name: bytes, mapping: mmap.mmap) -> None:
+    """Removes what was opened, whether it was loaded or not. Only who has removed the name releases it: once."""
+    try:
+        _blocks.claim(directory, _checked(name), mapping)
+    except OSError as error:
+        if error.errno is None:  # a signal handler's
+            raise
+        return
+    _blocks.release(mapping)
 
 
 def peek(directory: str, name: bytes) -> bytes:
@@ -261,6 +281,14 @@ def peek(directory: str, name: bytes) -> bytes:
 
 
 def read(mapping: mmap.mmap) -> Any:
+    """Loads the object that `pack` stored and this process has claimed, and gives the memory back."""
+    try:
+        return loads(mapping)
+    finally:
+        _blocks.release(mapping)
+
+
+def loads(mapping: mmap.mmap) -> Any:
     """Loads the object that `pack` stored."""
     view = memoryview(mapping)
     _, count, size = _START.unpack_from(view)
@@ -279,10 +307,7 @@ def read(mapping: mmap.mmap) -> Any:
         buffers.append(part.toreadonly() if entry & _READ_ONLY else part)
     if count and keep:
         _mappings.add(mapping)
-    try:
-        return pickle.loads(view[start : start + size], buffers=buffers)
-    finally:
-        _blocks.release(mapping)
+    return pickle.loads(view[start : start + size], buffers=buffers)
 
 
 def _path(directory: str, name: bytes) -> str:

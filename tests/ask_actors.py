@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 from support import LIMIT, Recorder, eventually, hit_before, unread
 
-from pactor import _current, _inbox, _replies, ask
+from pactor import _blocks, _current, _inbox, _replies, ask
 
 
 class TwoArguments(Exception):
@@ -95,6 +96,15 @@ class Fails:
 
     def interrupt(self):
         return Interrupting()
+
+    def make_large(self, kind, size):
+        """Its payload lives on in shared memory if it is a buffer."""
+        payload = bytes([0 if kind == "zeros" else 7]) * size
+        return pickle.PickleBuffer(payload) if kind == "buffer" else payload
+
+    def blocks(self):
+        """How many of them were needed so far."""
+        return len(_blocks._own)
 
     def lose(self):
         return Unloadable()

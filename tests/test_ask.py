@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
+import gc
 import itertools
 import logging
 import os
@@ -37,6 +39,7 @@ from pactor import (
     Future,
     RemoteError,
     _askers,
+    _blocks,
     _future,
     _inbox,
     _replies,
@@ -616,13 +619,72 @@ def test_a_signal_handler_that_waits_and_raises_loses_no_reply_that_was_in_hand(
         assert "loaded" == future.result(LIMIT / 10)
 
 
+@pytest.mark.parametrize("size", [1_000_000, _blocks.LARGEST + 1])
+@pytest.mark.parametrize("kind", ["bytes", "buffer"])
+@pytest.mark.parametrize("step", ["attach", "loads", "give_back"])
+def test_exceptions_wherever_a_large_reply_is_loaded_lose_nothing(monkeypatch, step, kind, size):
+    def hit(*args):
+        done = function(*args)
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+        return done
+
+    replies, left = _replies.replies(""), []
+    function = getattr(_wire, step)
+    monkeypatch.setattr(_wire, step, hit)
+    with Actor(Fails()) as actor:
+        for _ in range(3):
+            future = ask(actor.proxy.make_large, kind, size)
+            left[:] = 1, 2
+            for _ in range(2):
+                with contextlib.suppress(KeyboardInterrupt):
+                    future.result(LIMIT)
+            left.clear()
+            other = ask(actor.proxy.make_large, "zeros", size)
+            eventually(lambda: unread(replies.fd))  # it was written, to other memory than that of the first
+            assert bytes([7]) * size == bytes(future.result(LIMIT / 10))
+            assert bytes(size) == other.result(LIMIT)
+            del future, other
+            gc.collect()
+            assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies._attached
+        assert ask(actor.proxy.blocks).result(LIMIT) <= 2  # each was given back
+
+
+def test_a_large_reply_is_given_back_also_where_a_callback_raises(recorder):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    replies, value = _replies.replies(""), bytes(1_000_000)
+    future = ask(recorder.echo, value)
+    future._when_done(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        future.result(LIMIT)
+    assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies._attached
+    assert value == future.result(0)
+
+
+def test_what_can_not_be_given_back_is_in_the_way_of_no_other_reply(recorder, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "refused")
+
+    replies, value = _replies.replies(""), bytes(1_000_000)
+    future = ask(recorder.echo, value)
+    with monkeypatch.context() as patched:
+        patched.setattr(_blocks, "claim", refuse)
+        assert value == future.result(LIMIT)
+    assert 1 == ask(recorder.echo, 1).result(LIMIT) and not replies._attached
+    for name in {*os.listdir(replies.mailbox)} - {"fifo", "inbox"}:
+        os.unlink(f"{replies.mailbox}/{name}")
+
+
 def test_a_reply_that_is_interrupted_again_and_again_is_in_hand_once(recorder, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     future = ask(recorder.echo, 1)
     with monkeypatch.context() as patched:
-        patched.setattr(_wire, "unpack", interrupted)
+        patched.setattr(pickle, "loads", interrupted)
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 future.result(LIMIT)

@@ -440,4 +440,4 @@ def test_what_can_not_be_mapped_is_an_error_and_no_more(tmp_path):
     path = tmp_path / "block"
     path.write_bytes(bytes([_blocks.INHABITED]) * LARGE)
     with free_descriptors(1), pytest.raises(OSError, match="Too many open files"):
-        _blocks.claim(str(tmp_path), "block")
+        _blocks.attach(str(tmp_path), "block")
