@@ -9,10 +9,11 @@ Rules:
    that: the one that did has the payload, and alone gives the block back. It keeps the block mapped too, but for one
    that arrays live in, and knows it again by its inode, in which the second name ends.
 2. Its first byte says who has it. The sender stores ``IN_USE`` or ``INHABITED`` before there is a second name; the
-   receiver stores ``FREE`` behind the loading or, where arrays live in it, behind the last of them. A receiver that is
-   killed can't, and one that forks does not; then the block is not used again. It is one byte, set by its index, as
-   that alone is one store: a slice goes through memcpy, which may store eight bytes twice, and between the two the
-   sender may have used the block again.
+   receiver stores ``FREE`` behind the loading (of a reply: when its future has it) or, where arrays live in it, behind
+   the last of them. A receiver that is killed can't, nor can one that an exception came to between the name's removal
+   and that, and one that forks does not; then the block is not used again. It is one byte, set by its index, as that
+   alone is one store: a slice goes through memcpy, which may store eight bytes twice, and between the two the sender
+   may have used the block again.
 3. Both may forget a block at any time: the memory goes with the last who has it mapped.
 4. Where no block is to be had, a payload goes into a file of its own, whose first byte is ``FREE``.
 """

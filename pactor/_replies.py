@@ -11,7 +11,8 @@ Rules:
 4. The leader watches the way to every actor that owes a reply. Where the kernel says that the actor is gone, it first
    reads what the actor still sent, and then ends what is owed.
 5. An exception may come at any instruction: Ctrl-C, a signal handler's, a callback's. What was read and not handed
-   out is still in the inbox (see `_inbox`), and a leader that is not in here any more is noticed and replaced.
+   out is still in the inbox (see `_inbox`), what it is loaded from is kept until its future has it, and a leader that
+   is not in here any more is noticed and replaced.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Replies:
         self._tried = -1  # the number of the reply whose loading raised last
         self._in_doubt = False  # whether the inbox is as its reader left it
         self._in_hand: list[tuple[int, bytes]] = []  # what was taken from it, and has not come to its future
-        self._attached: dict[bytes, mmap.mmap] = {}  # the large replies, by name, until their futures have them
+        self._attached: dict[bytes, mmap.mmap] = {}  # what large replies are loaded from, by its name
         self._ask_size = _wire.HEADER_SIZE + _wire.ASK_HEAD.size + len(self._address)
         self._numbers = itertools.count()
         self._pending: dict[int, Future[Any]] = {}
@@ -395,24 +396,28 @@ class Replies:
             error.__cause__ = failure
         try:
             self.finish(future, value, error)
-        finally:
-            if kind & _wire.STORED and future._state != PENDING:  # or else an exception came first
+        except BaseException:
+            if future._state != PENDING:  # a callback's; or else the reply will be handed out again
                 self._drop(kind, body)
+            raise
+        if kind & _wire.STORED:
+            self._drop(kind, body)
 
     def _load(self, name: bytes) -> object:
-        """Loads a large reply, which stays where it is: where an exception comes, it is loaded again."""
+        """Loads a large reply. It stays where it is, as an exception may come before its future has it."""
         mapping = self._attached.get(name)
         if mapping is None:
             mapping = self._attached[name] = _wire.attach(self.mailbox, name)
         return _wire.loads(mapping)
 
     def _drop(self, kind: int, body: bytes) -> None:
+        """Gives back what a reply was loaded from, or would have been."""
         mapping = self._attached.get(body)
         if mapping is None:
             _wire.drop(self.mailbox, _wire.frame(kind, b"", body))
         else:
             _wire.give_back(self.mailbox, body, mapping)
-            self._attached.pop(body, None)  # last: where an exception comes, it is given back again
+            self._attached.pop(body, None)
 
     def _bury(self, fd: int) -> None:
         """Ends what an actor owes that is gone."""

@@ -245,7 +245,7 @@ def load(directory: str, name: bytes) -> Any:
 
 
 def claim(directory: str, name: bytes) -> mmap.mmap:
-    """Opens what `pack` stored, and removes its name, also where that fails: it goes with its reader."""
+    """Opens what `pack` stored, and removes its name, also where it can't be opened: it goes with its reader."""
     try:
         mapping = attach(directory, name)
     except BaseException:
@@ -257,12 +257,12 @@ def claim(directory: str, name: bytes) -> mmap.mmap:
 
 
 def attach(directory: str, name: bytes) -> mmap.mmap:
-    """Opens what `pack` stored, for `loads`; it stays there until it is given back."""
+    """Opens what `pack` stored, for its only reader to load with `loads`; it stays there until `give_back`."""
     return _blocks.attach(directory, _checked(name))
 
 
 def give_back(directory: str, name: bytes, mapping: mmap.mmap) -> None:
-    """Removes what was opened, whether it was loaded or not. Only who has removed the name releases it: once."""
+    """Removes what was opened, whether it was loaded or not. Only who removes the name releases it: never twice."""
     try:
         _blocks.claim(directory, _checked(name), mapping)
     except OSError as error:

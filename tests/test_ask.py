@@ -664,6 +664,16 @@ def test_a_large_reply_is_given_back_also_where_a_callback_raises(recorder):
     assert value == future.result(0)
 
 
+def test_a_large_reply_is_given_back_also_where_another_thread_is_about_to_cancel(recorder):
+    replies = _replies.replies("")
+    future = ask(recorder.echo, bytes(1_000_000))
+    assert future._claim("cancel")  # as far as it has come
+    eventually(lambda: unread(replies.fd))
+    assert not future.done()
+    assert future.cancel()
+    assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies._attached
+
+
 def test_what_can_not_be_given_back_is_in_the_way_of_no_other_reply(recorder, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "refused")
