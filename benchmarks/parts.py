@@ -144,7 +144,7 @@ def main():
         {"read": reading, "unpickle": unpickling, "pickle the reply": pickling_reply, "write": writing},
     )
     _row("ask, one at a time, by the clock", alone)
-    _row("  by two bare processes", bare.ask())
+    _row("  by two bare processes, through pipes", bare.ask())
     _row("echo of 100 KB, by the clock", large)
     _row("  its copies, by two bare processes", bare.echo(_LARGE))
     for what, share in shares.items():

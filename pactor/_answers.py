@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import os
 import struct
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 class Answers:
     """The answers of one actor; ``poll`` is what it waits with, ``wake`` has it call `send_done` soon.
 
-    An actor that is restarted gives its ``mailbox``, to leave there what it still owes.
+    Where it ``is_restarted``, what it still owes is left in its ``mailbox``.
     """
 
-    def __init__(self, name: str, poll: Poll, wake: Callable[[], None], mailbox: str | None = None) -> None:
+    def __init__(self, name: str, poll: Poll, wake: Callable[[], None], mailbox: str, is_restarted: bool) -> None:
         self._name = name
         self._wake = wake
-        self.askers = Askers(poll, mailbox)
-        self._unanswered = Unanswered(mailbox) if mailbox else None
+        self.askers = Askers(poll, mailbox, is_restarted)
+        self._unanswered = Unanswered(mailbox) if is_restarted else None
         self.futures = FutureReader(poll)
         #: How many replies are to come later.
         self.owed = 0
@@ -98,6 +99,9 @@ class Answers:
                     number, asker, _ = _wire.split_ask(body)
                 except struct.error:
                     continue
+                with contextlib.suppress(OSError):
+                    if kind & _wire.LANED and self.askers.has_taken(asker, number):
+                        continue  # it was executed; its reply may be still to come
                 self.error(asker, number, closed)
         return count
 

@@ -15,7 +15,7 @@ import select
 import struct
 import time
 
-from . import _runtime, _waiting, _wire
+from . import _lane, _runtime, _waiting, _wire
 from ._channel import Channel, channel
 from ._errors import ActorError
 
@@ -29,14 +29,19 @@ _REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
 
 
 class Askers:
-    """The ways to the askers; ``poll`` is what the actor waits with.
+    """The ways to the askers of the actor that has the ``mailbox``; ``poll`` is what it waits with.
 
-    An actor that is restarted gives its ``mailbox``: what is kept is also written down there, for when it is killed.
+    Where it ``keeps_journal``, what is kept is also written down there, for when it is killed and restarted.
     """
 
-    def __init__(self, poll: _waiting.Poll, mailbox: str | None = None) -> None:
+    def __init__(self, poll: _waiting.Poll, mailbox: str, keeps_journal: bool) -> None:
         self._poll = poll
         self._mailbox = mailbox
+        self._keeps_journal = keeps_journal
+        #: The lane of the asker that said last that it has one, see _lane.
+        self.lane: _lane.Lane | None = None
+        # The number of the last ask from the lane of an asker, where it looks into another's now.
+        self._taken_before: dict[bytes, int | None] = {}
         self._journals: dict[bytes, str] = {}
         self._numbers = itertools.count()
         self._ways: dict[bytes, Channel] = {}
@@ -52,18 +57,55 @@ class Askers:
                 pass
             else:
                 size = _REPLY_SIZE + len(data)
-                if size <= _wire.MAX_FRAME and _wire.write_now(way.fd, _reply_header(size, kind, number) + data):
-                    return
+                if size <= _wire.MAX_FRAME:
+                    frame, lane = _reply_header(size, kind, number) + data, self.lane
+                    if lane is not None and lane.is_for(asker, number) and lane.send(number, frame):
+                        return
+                    if _wire.write_now(way.fd, frame):
+                        return
         try:
             self._send(asker, way, way.pack(kind, _wire.REPLY_HEAD.pack(number), value))
         except ActorError:
             self._part(asker)  # nobody waits any more
 
-    def take_over(self, mailbox: str) -> None:
+    def open_lane(self, asker: bytes) -> None:
+        """Looks into the lane that an asker has made, from now on."""
+        if self.lane is None or self.lane.asker != asker:
+            with contextlib.suppress(OSError, ValueError):  # there is no descriptor left, or that was rubbish
+                lane = _lane.Lane.open(self._mailbox, asker.decode())
+                if self.lane is not None:
+                    self.lane.look(False)
+                    self._taken_before[self.lane.asker] = self.lane.number
+                self.lane = lane
+
+    def has_taken(self, asker: bytes, number: int) -> bool:
+        """Whether it was from its lane that an asker's ask came last. Raises OSError where that can't be found out."""
+        if self.lane is not None and self.lane.asker == asker:
+            return self.lane.number == number
+        if asker in self._taken_before:
+            return self._taken_before[asker] == number
+        try:
+            return _lane.Lane.open(self._mailbox, asker.decode()).number == number
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def note_taken(self, asker: bytes, number: int) -> None:
+        """Has `has_taken` say so in the next process, for one that was killed."""
+        with contextlib.suppress(OSError, ValueError):  # there is no descriptor left, or that was rubbish
+            _lane.Lane.open(self._mailbox, asker.decode()).note(number)
+
+    def _close_lane(self, asker: bytes) -> None:
+        if self.lane is not None and self.lane.asker == asker:
+            self.lane = None
+        self._taken_before.pop(asker, None)
+        with contextlib.suppress(OSError, ValueError):
+            os.unlink(_lane.path(self._mailbox, asker.decode()))
+
+    def take_over(self) -> None:
         """Sends the replies that a killed process kept. Some may have been sent: an asker takes only the first."""
-        for name in os.listdir(mailbox):
+        for name in os.listdir(self._mailbox):
             if name.startswith(_JOURNAL):
-                self._take_over(f"{mailbox}/{name}")
+                self._take_over(f"{self._mailbox}/{name}")
 
     def _take_over(self, journal: str) -> None:
         # The last one may be torn; then its message counts as being executed.
@@ -102,7 +144,7 @@ class Askers:
             self._unsent[asker] = collections.deque()
             self._poll.modify(way.file, select.POLLOUT)
         self._unsent[asker].append(frame)
-        if self._mailbox:
+        if self._keeps_journal:
             journal = self._journals.setdefault(asker, f"{self._mailbox}/{_JOURNAL}{next(self._numbers)}")
             with open(journal, "ab", buffering=0) as file:
                 file.write(pickle.dumps((asker, frame)))
@@ -140,6 +182,7 @@ class Askers:
 
     def _part(self, asker: bytes) -> None:
         self._forget(asker)
+        self._close_lane(asker)
         way = self._ways.pop(asker, None)
         if way is not None:
             self._poll.unregister(way.file)

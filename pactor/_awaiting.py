@@ -317,14 +317,14 @@ async def _tell_itself(way: Channel, frame: bytes) -> None:
         raise
 
 
-def ask(way: Channel, head: bytes, message: tuple[Any, ...], future: Future[Any]) -> None:
+def ask(way: Channel, kind: int, head: bytes, message: tuple[Any, ...], future: Future[Any]) -> None:
     """Sends an ask, at once or when there is room."""
 
     def sent(error: Exception | None) -> None:
         if error is not None:
             future._replies.fail(future, error)
 
-    _send(way, way.pack(_wire.ASK, head, message), len(head), future, sent)
+    _send(way, way.pack(kind, head, message), len(head), future, sent)
 
 
 def _send(way: Channel, frame: bytes, head: int, wanted: Any, sent: Callable[[Exception | None], None]) -> bool:

@@ -24,6 +24,7 @@ from ._waiting import is_ready, wait, wait_for_room
 
 if TYPE_CHECKING:
     from ._awaiting import Outbox
+    from ._lane import Lane
 
 _channels: weakref.WeakValueDictionary[str, Channel] = weakref.WeakValueDictionary()
 _opening = threading.RLock()
@@ -42,6 +43,9 @@ def channel(mailbox: str, name: str) -> Channel:
 
 class Channel:
     """Sends frames to one mailbox."""
+
+    #: For asks, see _lane.
+    lane: Lane | None = None
 
     def __init__(self, mailbox: str, name: str) -> None:
         self.mailbox = mailbox
@@ -220,6 +224,7 @@ def _after_fork() -> None:
     for way in list(_channels.values()):
         way.close()
         way.is_reader = False
+        way.__dict__.pop("lane", None)
         way.outboxes = {}
         way.find_ending = _ending.find
         way.headers = _wire.ITEM_HEADERS

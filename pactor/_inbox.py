@@ -9,6 +9,7 @@ Rules:
 
    ``offset, READY``      the frame at offset, if there is one, and those behind it are still to be handed out
    ``offset, EXECUTING``  the same, but the frame at offset was handed out and may have been executed
+   ``offset, ASIDE``      the same, but what came past the FIFO was handed out and may have been executed
    ``CLEARING``           all was handed out, and zeros are being written over it
 
 3. The next reader takes up what a killed one left with `recover`: no frame twice, and none lost but one that was
@@ -33,7 +34,7 @@ from collections.abc import Iterator
 from . import _wire
 from ._log import log as _log
 
-READY, EXECUTING, CLEARING = 0, 1, 2
+READY, EXECUTING, CLEARING, ASIDE = range(4)
 
 # The header's words.
 _WORD = 0  # offset << 2 | state
@@ -41,7 +42,8 @@ _END = 1  # where the last frame ends, or earlier: where to begin to look for th
 _PID = 2  # who reads
 _CLOSING = 3  # set by the owner: put a CLOSE behind what is in the FIFO now
 _STARTED = 4  # whether the process that reads, or was the last to, came as far as its first message
-_FRAMES = 64  # where the frames begin, in bytes
+_ASIDE = 64  # where the frame is that came past the FIFO, in bytes
+_FRAMES = _ASIDE + _wire.MAX_FRAME  # where the others begin
 _FRONT = 2048  # frames that end before it stay there when all are done with: to clear costs as much as a message
 _UNKNOWN = (1 << 64) - 1  # value of _END: look from the offset on, and there may be rubbish behind it
 
@@ -82,8 +84,8 @@ def executing(path: str) -> tuple[int, bytes] | None:
     """Kind and body of the frame that a reader which is gone was handed last, if it had not finished with it."""
     with contextlib.suppress(OSError, ValueError, struct.error), open(path, "rb") as file:
         word = int.from_bytes(os.pread(file.fileno(), 8, 8 * _WORD), sys.byteorder)
-        if word & 3 == EXECUTING:
-            start = _FRAMES + (word >> 2)
+        if word & 3 in (EXECUTING, ASIDE):
+            start = _ASIDE if word & 3 == ASIDE else _FRAMES + (word >> 2)
             size, kind = _wire.HEADER.unpack(os.pread(file.fileno(), _wire.HEADER_SIZE, start))
             return kind, os.pread(file.fileno(), size - _wire.HEADER_SIZE, start + _wire.HEADER_SIZE)
     return None
@@ -149,6 +151,9 @@ class Inbox:
         if hint == _UNKNOWN or self._size_at(self._end):  # rubbish, which must not follow later frames
             self._view[_FRAMES + self._end : _FRAMES + self._capacity] = _zeros[: self._capacity - self._end]
         self._words[_END] = self._end
+        if word & 3 == ASIDE:
+            self.kind, body = self._set_aside()
+            return body
         return self.take() if word & 3 == EXECUTING else None
 
     def pull(self) -> int:
@@ -202,6 +207,11 @@ class Inbox:
             self._clear()
         return None if self.is_empty() else self.take()
 
+    def set_aside(self, frame: bytes) -> None:
+        """Notes a frame that came past the FIFO, as one that was handed out. Only where `take` found nothing."""
+        self._mapping[_ASIDE : _ASIDE + len(frame)] = frame
+        self._words[_WORD] = self._position << 2 | ASIDE
+
     def is_empty(self) -> bool:
         return self._position == self._end
 
@@ -238,7 +248,10 @@ class Inbox:
 
     def unfinished(self) -> Iterator[tuple[int, bytes]]:
         """The kinds and bodies of all frames from the one on that was handed out last."""
-        return self._frames(self._words[_WORD] >> 2)
+        word = self._words[_WORD]
+        if word & 3 == ASIDE:
+            yield self._set_aside()
+        yield from self._frames(word >> 2)
 
     def latest(self, count: int) -> Iterator[tuple[int, bytes]]:
         """The kinds and bodies of the frames in the last so many bytes."""
@@ -249,6 +262,10 @@ class Inbox:
             start = _FRAMES + position
             yield self._mapping[start + 2], self._mapping[start + _wire.HEADER_SIZE : start + size]
             position += size
+
+    def _set_aside(self) -> tuple[int, bytes]:
+        size = self._mapping[_ASIDE] | self._mapping[_ASIDE + 1] << 8
+        return self._mapping[_ASIDE + 2], self._mapping[_ASIDE + _wire.HEADER_SIZE : _ASIDE + size]
 
     def _discard(self) -> None:
         """Where rubbish begins nobody can tell where the next frame does."""
@@ -351,7 +368,7 @@ def _views(mapping: mmap.mmap) -> tuple[memoryview, memoryview]:
         zeros = memoryview(bytes(view.nbytes))
         if zeros.nbytes > _zeros.nbytes:  # as a signal handler may have made longer ones
             _zeros = zeros
-    return view, view[:_FRAMES].cast("Q")
+    return view, view[:_ASIDE].cast("Q")
 
 
 #: To erase with: to make as many takes a call.

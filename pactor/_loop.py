@@ -42,6 +42,7 @@ from ._telling import portable, said, traceback_of, without_loop
 from ._watches import Watches
 
 if TYPE_CHECKING:
+    from ._lane import Lane
     from ._mailbox import Mailbox
     from ._proxy import Proxy
 
@@ -100,8 +101,7 @@ class Loop:
         self._is_waiting = False
         self.poll = self.make_poll()
         self.poll.register(mailbox.fifo, select.POLLIN)
-        left = mailbox.directory if on_failure == RESTART else None
-        self._answers = Answers(name, self.poll, self.wake, left)
+        self._answers = Answers(name, self.poll, self.wake, mailbox.directory, on_failure == RESTART)
         self._watches = Watches(self.poll, self._own)
         self._owner_fd = _waiting.open_process(owner)
         if self._owner_fd is not None:
@@ -253,7 +253,10 @@ class Loop:
         elif kind & _wire.KIND == _wire.ITEM:
             self._tell(kind, body)
         elif kind & _wire.KIND == _wire.ASK:
-            self._answer(kind, body)
+            if not (kind & _wire.LANED and self._has_come(body)):
+                self._answer(kind, body)
+        elif kind & _wire.KIND == _wire.LANE:
+            self._answers.askers.open_lane(body)
         elif kind & _wire.KIND == _wire.ENDED:
             self._hear(body)
 
@@ -296,6 +299,18 @@ class Loop:
             if self._forked:
                 self._leave(0)
             self._answered(asker, number, name, value)
+
+    def _has_come(self, body: bytes) -> bool:
+        """Whether an ask that comes through the FIFO after all has come through a lane, or can't be known not to."""
+        try:
+            number, asker, _ = _wire.split_ask(body)
+        except struct.error:
+            return False  # `_answer` says so
+        try:
+            return self._answers.askers.has_taken(asker, number)
+        except OSError as error:
+            self._answers.error(asker, number, portable(error))
+            return True
 
     def _answered(self, asker: bytes, number: int, name: str, value: object) -> None:
         """What a method returned whose reply somebody waits for."""
@@ -343,10 +358,22 @@ class Loop:
         try:
             if self._is_due():  # a signal handler came before this line, and found nobody to nudge
                 return
-            events = self._patience.wait(self.poll, self._deadline())
+            lane = None if self._closing else self._answers.askers.lane
+            events = self._patience.wait(self.poll, self._deadline(), lane)
         finally:
             self._is_waiting = False
+        if events is _waiting.BY_LANE and lane:
+            events = self.poll.poll(0)  # behind the look: what was sent before what it saw comes before that
+            if not events:
+                self._take_from(lane)
         self._heed(events)
+
+    def _take_from(self, lane: Lane) -> None:
+        """Executes what was seen in the lane."""
+        if self._inbox.is_empty() and (frame := lane.peek()) is not None:  # or else a signal handler has received
+            self._inbox.set_aside(frame)  # first: who finds it taken must also find whose it is
+            lane.take()
+            self._answer(_wire.ASK, frame[_wire.HEADER_SIZE :])
 
     def _is_due(self) -> bool:
         return self._attention or not (self._closing or self._inbox.is_empty())
@@ -363,7 +390,7 @@ class Loop:
     def _heed(self, events: list[tuple[int, int]]) -> None:
         for fd, _ in events:
             self._notice(fd)
-        if not events and self._inbox.is_empty() and not self._closing:
+        if not events and self._mailbox.slots and self._inbox.is_empty() and not self._closing:
             self._mailbox.repair_slots()
         if self._attention or self._timers:
             self._attend()

@@ -11,8 +11,7 @@ Rules:
 4. The leader watches the way to every actor that owes a reply. Where the kernel says that the actor is gone, it first
    reads what the actor still sent, and then ends what is owed.
 5. An exception may come at any instruction: Ctrl-C, a signal handler's, a callback's. What was read and not handed
-   out is still in the inbox (see `_inbox`), what it is loaded from is kept until its future has it, and a leader that
-   is not in here any more is noticed and replaced.
+   out is kept (see `_arrivals`), and a leader that is not in here any more is noticed and replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import mmap
 import os
 import pickle
 import queue
@@ -35,16 +33,17 @@ from multiprocessing import util
 from types import FrameType
 from typing import Any
 
-from . import _current, _inbox, _runtime, _waiting, _wire
+from . import _current, _lane, _runtime, _waiting, _wire
+from ._arrivals import Arrivals
 from ._channel import Channel
-from ._errors import RemoteError
 from ._future import PENDING, Future
+from ._lane import Lane
 from ._log import log
-from ._telling import revived
 
 _ask_header = struct.Struct("<HBQH").pack  # a frame's header and ASK_HEAD
-_reply_head = _wire.REPLY_HEAD.unpack_from
 
+#: So many actors may have a lane; each holds a descriptor.
+_MAX_LANES = 16
 #: How often a follower looks whether it is still led, in seconds; and in an actor, which has to read meanwhile.
 _LOOK_AGAIN = 0.25
 _LOOK_AGAIN_READING = 0.02
@@ -60,15 +59,10 @@ class Replies:
         self.fd = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
         # One writer for as long as there is a reader, or else poll reports the writers' end.
         self._writer = os.open(f"{mailbox}/fifo", os.O_WRONLY | os.O_NONBLOCK)
-        _inbox.create(f"{mailbox}/inbox", self.fd)
-        self._inbox = _inbox.Inbox(f"{mailbox}/inbox", self.fd)
-        self._tried = -1  # the number of the reply whose loading raised last
-        self._in_doubt = False  # whether the inbox is as its reader left it
-        self._in_hand: list[tuple[int, bytes]] = []  # what was taken from it, and has not come to its future
-        self._attached: dict[bytes, mmap.mmap] = {}  # what large replies are loaded from, by its name
         self._ask_size = _wire.HEADER_SIZE + _wire.ASK_HEAD.size + len(self._address)
         self._numbers = itertools.count()
         self._pending: dict[int, Future[Any]] = {}
+        self.arrivals = Arrivals(mailbox, self.fd, self._pending, self.finish)
         self._leader: dict[str, int] = {}  # its thread: setdefault claims it at once
         self._depth = 0  # how many times: in a callback, or a signal handler, it may wait again
         self._followers: dict[queue.SimpleQueue[None], Future[Any]] = {}
@@ -76,6 +70,8 @@ class Replies:
         self._helper: threading.Thread | None = None
         self._helping = threading.RLock()
         self._patience = _waiting.Patience()
+        self._offered = ""  # the mailbox of the actor that was asked when there was last to be a lane
+        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
         self._bundle: _waiting.Bundle | None = None
@@ -85,7 +81,7 @@ class Replies:
         """In a forked child: the replies are the parent's, and so are the futures."""
         os.close(self.fd)
         os.close(self._writer)
-        self._inbox.close()
+        self.arrivals.close()
         if self._bundle:
             self._bundle.close()
         self.fd = self._writer = -1
@@ -93,18 +89,13 @@ class Replies:
     def ask(self, way: Channel, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         number = next(self._numbers)
         if not number % 64:
+            self._offer_lane(way)
             self.read_now()  # asked and never looked at, the replies must not pile up
-        future = self._pending[number] = Future(self, number, way)
         message = (name, args, kwargs)
         try:
-            if not self._ask_quickly(way, number, message):
-                head = _wire.ASK_HEAD.pack(number, len(self._address)) + self._address
-                if _waiting.running_loop() is None or way.is_reader:
-                    way.post(_wire.ASK, head, message)
-                else:
-                    from . import _awaiting
-
-                    _awaiting.ask(way, head, message, future)
+            future = self._pending[number] = Future(self, number, way)
+            if not self._ask_quickly(way, future, message):
+                self._ask(way, future, message, _wire.ASK)
         except BaseException:
             self.forget(number)
             raise
@@ -152,7 +143,7 @@ class Replies:
         while True:
             if self.claim():
                 try:
-                    self._lead(lambda: future._state != PENDING or also(), deadline)
+                    self._lead(lambda: future._state != PENDING or also(), deadline, future._way.lane)
                 finally:
                     self.release()
                 return future._state != PENDING
@@ -221,10 +212,11 @@ class Replies:
                 poll.register(fd, 0)
 
     def read(self, fd: int) -> None:
-        if self._depth == 1 and (self._in_doubt or self._in_hand):
-            self._resume()
+        arrivals = self.arrivals
+        if self._depth == 1 and (arrivals.in_doubt or arrivals.in_hand):
+            arrivals.resume()
         if fd == self.fd:
-            self._receive()
+            arrivals.receive()
         elif fd in self._watched:
             self._bury(fd)
 
@@ -235,12 +227,22 @@ class Replies:
         else:
             self._depth = 0
             self._leader.pop("thread", None)
-            if self._in_doubt or self._in_hand:  # an exception came, and an event loop may wait for what is here
+            arrivals = self.arrivals
+            if arrivals.in_doubt or arrivals.in_hand:  # an exception came, and an event loop may wait for what is here
                 _wire.write_now(self._writer, _wire.NUDGE_FRAME)
             if self._followers:
                 self.wake_followers()
 
-    def _ask_quickly(self, way: Channel, number: int, message: tuple[Any, ...]) -> bool:
+    def _ask(self, way: Channel, future: Future[Any], message: tuple[Any, ...], kind: int) -> None:
+        head = _wire.ASK_HEAD.pack(future._number, len(self._address)) + self._address
+        if _waiting.running_loop() is None or way.is_reader:
+            way.post(kind, head, message)
+        else:
+            from . import _awaiting
+
+            _awaiting.ask(way, kind, head, message, future)
+
+    def _ask_quickly(self, way: Channel, future: Future[Any], message: tuple[Any, ...]) -> bool:
         """By far the most asks; False where there is more to do."""
         if way.large:
             return False
@@ -251,17 +253,48 @@ class Replies:
         size = self._ask_size + len(body)
         if size > _wire.MAX_FRAME or way.headers is not _wire.ITEM_HEADERS:
             return False
-        head = _ask_header(size, _wire.ASK, number, len(self._address))
-        return _wire.write_now(way.fd, head + self._address + body)
+        number, rest, lane = future._number, self._address + body, way.lane
+        if lane is not None and len(self._pending) == 1 and way.fd >= 0 and lane.is_looked_at():
+            if lane.sending.acquire(blocking=False):
+                try:
+                    frame = _ask_header(size, _wire.ASK | _wire.LANED, number, len(self._address)) + rest
+                    # Before the next one goes through the lane, it is known which way this one went.
+                    if not lane.send(number, frame) and not _wire.write_now(way.fd, frame):
+                        self._ask(way, future, message, _wire.ASK | _wire.LANED)
+                finally:
+                    lane.sending.release()
+                return True
+        return _wire.write_now(way.fd, _ask_header(size, _wire.ASK, number, len(self._address)) + rest)
 
-    def _lead(self, done: Callable[[], bool], deadline: float | None) -> None:
+    def _offer_lane(self, way: Channel) -> None:
+        """Makes a lane to an actor that is asked again and again, if one waits for each reply, and not for long."""
+        before, self._offered = self._offered, way.mailbox
+        if before != way.mailbox or self._pending or not self._patience.was_short or way.fd < 0:
+            return
+        if way.lane is None:
+            if not _lane.IS_POSSIBLE or len(self._lanes) >= _MAX_LANES:
+                return
+            try:
+                lane = _lane.Lane.make(way.mailbox, self.mailbox)
+            except OSError as error:
+                if error.errno is None:  # a signal handler's
+                    raise
+                return
+            way.__dict__.setdefault("lane", lane)  # another thread may have made one; of two, none would know
+            self._lanes.add(lane)
+        elif way.lane.is_looked_at():
+            return
+        # Also of one that it has: it may look into another's by now, or be another process.
+        _wire.write_now(way.fd, _wire.frame(_wire.LANE, b"", self._address))
+
+    def _lead(self, done: Callable[[], bool], deadline: float | None, lane: Lane | None = None) -> None:
         poll, others = self._poll, []
         if self._depth > 1:  # what this thread waits with may be in use further out
             poll = select.poll()
             self.register(poll)
-            self._hand_out()  # what it has read further out
-        elif self._in_doubt or self._in_hand:
-            self._resume()
+            self.arrivals.hand_out()  # what it has read further out
+        elif self.arrivals.in_doubt or self.arrivals.in_hand:
+            self.arrivals.resume()
         if len(_waiting.readers) > 1 and deadline != 0:
             poll = select.poll()
             self.register(poll)
@@ -270,7 +303,11 @@ class Replies:
             while not done():
                 for reader in others:
                     reader.register(poll)
-                for fd, _ in poll.poll(0) if deadline == 0 else self._patience.wait(poll, deadline):
+                events = poll.poll(0) if deadline == 0 else self._patience.wait(poll, deadline, lane)
+                if events is _waiting.BY_LANE and lane:
+                    self.arrivals.receive_from(lane)
+                    continue
+                for fd, _ in events:
                     self.read(fd)
                     for reader in others:
                         reader.read(fd)
@@ -340,85 +377,6 @@ class Replies:
         if self._leader:
             _wire.write_now(self._writer, _wire.NUDGE_FRAME)  # where there is no room it will wake
 
-    def _receive(self) -> int:
-        """Reads what has arrived and hands it out; returns how much there was."""
-        in_doubt, self._in_doubt = self._in_doubt, True
-        came = self._inbox.pull()
-        self._hand_out()
-        self._in_doubt = in_doubt
-        return came
-
-    def _hand_out(self) -> None:
-        kind = self._inbox.kind  # a signal handler may have come in here between a frame and its kind
-        try:
-            while (body := self._inbox.take()) is not None:
-                reply = self._inbox.kind, body
-                self._in_hand.append(reply)
-                self._resolve(*reply)
-                self._in_hand.remove(reply)
-        finally:
-            self._inbox.kind = kind
-
-    def _resume(self) -> None:
-        """Hands out what an exception came to, of the outermost leader or one within; and what is behind it."""
-        self._in_doubt = True
-        if (body := self._inbox.recover()) is not None and (self._inbox.kind, body) not in self._in_hand:
-            self._in_hand.append((self._inbox.kind, body))
-        for reply in self._in_hand.copy():
-            self._resolve(*reply)
-            self._in_hand.remove(reply)
-        self._hand_out()
-        self._in_doubt = False
-
-    def _resolve(self, kind: int, data: bytes) -> None:
-        """Hands a reply to its future. Done twice, it does nothing the second time."""
-        if kind & _wire.KIND not in (_wire.VALUE, _wire.ERROR) or len(data) < _wire.REPLY_HEAD.size:
-            return  # a nudge, or rubbish
-        (number,) = _reply_head(data)
-        body = data[_wire.REPLY_HEAD.size :]
-        future = self._pending.get(number)
-        if future is None:
-            self._drop(kind, body)
-            return
-        value, error = None, None
-        try:
-            value = self._load(body) if kind & _wire.STORED else pickle.loads(body)
-            if kind & _wire.KIND == _wire.ERROR:
-                value, error = None, revived(value)
-        except BaseException as failure:
-            # What is no Exception is most likely a signal handler's, of the main thread; the second time, the reply's.
-            is_main = threading.current_thread() is threading.main_thread()
-            is_strange = is_main and not isinstance(failure, Exception)
-            if is_strange and (self._tried != number or isinstance(failure, KeyboardInterrupt)):
-                self._tried = number
-                raise
-            error = RemoteError(type(failure).__name__, f"the reply can't be loaded here: {failure}")
-            error.__cause__ = failure
-        try:
-            self.finish(future, value, error)
-        except BaseException:
-            if future._state != PENDING:  # a callback's; or else the reply will be handed out again
-                self._drop(kind, body)
-            raise
-        if kind & _wire.STORED:
-            self._drop(kind, body)
-
-    def _load(self, name: bytes) -> object:
-        """Loads a large reply. It stays where it is, as an exception may come before its future has it."""
-        mapping = self._attached.get(name)
-        if mapping is None:
-            mapping = self._attached[name] = _wire.attach(self.mailbox, name)
-        return _wire.loads(mapping)
-
-    def _drop(self, kind: int, body: bytes) -> None:
-        """Gives back what a reply was loaded from, or would have been."""
-        mapping = self._attached.get(body)
-        if mapping is None:
-            _wire.drop(self.mailbox, _wire.frame(kind, b"", body))
-        else:
-            _wire.give_back(self.mailbox, body, mapping)
-            self._attached.pop(body, None)
-
     def _bury(self, fd: int) -> None:
         """Ends what an actor owes that is gone."""
         watched = self._watched.get(fd)
@@ -426,7 +384,7 @@ class Replies:
         if way is not None and way.file == fd:
             if not _waiting.is_ready(fd, 0):
                 return  # the event was of another one that had this descriptor
-            while self._receive():  # what it sent before it ended
+            while self.arrivals.receive():  # what it sent before it ended
                 pass
             ending = way.look()
             way.end(ending)

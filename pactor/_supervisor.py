@@ -147,7 +147,7 @@ class Supervisor:
         self._backoff = restart.backoff
         self._poll = select.poll()
         self._poll.register(signals.fileno(), select.POLLIN)
-        self._askers = Askers(self._poll)
+        self._askers = Askers(self._poll, mailbox.directory, keeps_journal=False)
         self._owner_fd = _waiting.open_process(owner)
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
@@ -204,7 +204,7 @@ class Supervisor:
         """Makes the mailbox ready for the next process; raises _Last where there is to be none."""
         mailbox = self._mailbox.directory
         if not self._told_to_end:
-            self._askers.take_over(mailbox)  # first: what was answered is not in execution any more
+            self._askers.take_over()  # first: what was answered is not in execution any more
         inbox = _inbox.Inbox(f"{mailbox}/inbox", self._mailbox.fifo)
         try:
             body = inbox.recover()
@@ -234,6 +234,8 @@ class Supervisor:
         if kind & _wire.KIND == _wire.ASK:
             with contextlib.suppress(struct.error):  # rubbish
                 number, asker, body = _wire.split_ask(body)
+                if kind & _wire.LANED:  # or else it would be executed when it comes the other way
+                    self._askers.note_taken(asker, number)
                 self._tell(asker, number, ending)
         _wire.drop(self._mailbox.directory, _wire.frame(kind, b"", body))
 

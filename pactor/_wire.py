@@ -44,9 +44,11 @@ CLOSE = 5  #: the end, behind all that was sent before
 NUDGE = 6  #: wakes the receiver, no more
 ENDED = 8  #: from the reader to itself: what it watches has ended
 PROBE = 7  #: for a receiver that waits itself, see _deadlock
+LANE = 9  #: the asker's mailbox: there is a lane
 STORED = 0x80  #: flag: the body is the name of a file
 OWN = 0x40  #: flag: from the reader to itself, for which a bounded mailbox has no slots
-KIND = 0x3F
+LANED = 0x20  #: flag: an ask that came, or may have come, through a lane, see _lane
+KIND = 0x1F
 
 ASK_HEAD = struct.Struct("<QH")  # number of the ask, length of the asker's address
 REPLY_HEAD = struct.Struct("<Q")  # number of the ask

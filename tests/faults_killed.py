@@ -60,6 +60,34 @@ def kill_a_receiver_that_is_restarted(context, tmp_path):
     assert (3, True) == (len(pids), done not in pids)
 
 
+@fault("SIGKILL of an actor that is asked in turn, with Restart", "every ask ends; none is executed twice, or later")
+def kill_an_actor_that_is_asked_in_turn(context, tmp_path):
+    """An ask whose asker was told that the actor goes on without it is not executed from then on."""
+    log = tmp_path / "log"
+
+    def executed():
+        return [int(number) for (number,) in recorded(log)]
+
+    with Actor(functools.partial(Recording, log), context=context, on_failure=FOREVER) as actor:
+        lost, number = {}, 0
+        for count in range(3):
+            pid = actor.pid
+            killer = threading.Timer(0.02 * count, os.kill, (pid, signal.SIGKILL))
+            killer.start()
+            while actor.pid == pid:
+                number += 1
+                try:
+                    ask(actor.proxy.note, number).result(LIMIT)
+                except ActorDied:
+                    lost[number] = number in executed()
+            killer.join()
+        ask(actor.proxy.echo).result(LIMIT)
+    numbers = executed()
+    assert sorted({*numbers}) == numbers
+    assert {*range(1, number + 1)} - {*numbers} <= {*lost}
+    assert lost == {number: number in numbers for number in lost}
+
+
 @fault("SIGKILL of a receiver that is idle, with Restart", "the next incarnation receives")
 def kill_an_idle_receiver(context, tmp_path):
     with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:

@@ -418,7 +418,7 @@ def test_a_reply_that_was_in_hand_is_not_lost_where_its_actor_is_joined(context,
     with Actor(Recorder(), context=context) as actor:
         future = ask(actor.proxy.echo, 1)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(_replies.replies(""), "_resolve", interrupted)
+            patched.setattr(_replies.replies("").arrivals, "_resolve", interrupted)
             future.result(LIMIT)
     assert 1 == future.result(LIMIT)
 
@@ -647,7 +647,7 @@ def test_exceptions_wherever_a_large_reply_is_loaded_lose_nothing(monkeypatch, s
             assert bytes(size) == other.result(LIMIT)
             del future, other
             gc.collect()
-            assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies._attached
+            assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies.arrivals._attached
         assert ask(actor.proxy.blocks).result(LIMIT) <= 2  # each was given back
 
 
@@ -660,7 +660,7 @@ def test_a_large_reply_is_given_back_also_where_a_callback_raises(recorder):
     future._when_done(interrupt)
     with pytest.raises(KeyboardInterrupt):
         future.result(LIMIT)
-    assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies._attached
+    assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies.arrivals._attached
     assert value == future.result(0)
 
 
@@ -671,7 +671,7 @@ def test_a_large_reply_is_given_back_also_where_another_thread_is_about_to_cance
     eventually(lambda: unread(replies.fd))
     assert not future.done()
     assert future.cancel()
-    assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies._attached
+    assert ["fifo", "inbox"] == sorted(os.listdir(replies.mailbox)) and not replies.arrivals._attached
 
 
 def test_what_can_not_be_given_back_is_in_the_way_of_no_other_reply(recorder, monkeypatch):
@@ -683,7 +683,7 @@ def test_what_can_not_be_given_back_is_in_the_way_of_no_other_reply(recorder, mo
     with monkeypatch.context() as patched:
         patched.setattr(_blocks, "claim", refuse)
         assert value == future.result(LIMIT)
-    assert 1 == ask(recorder.echo, 1).result(LIMIT) and not replies._attached
+    assert 1 == ask(recorder.echo, 1).result(LIMIT) and not replies.arrivals._attached
     for name in {*os.listdir(replies.mailbox)} - {"fifo", "inbox"}:
         os.unlink(f"{replies.mailbox}/{name}")
 
@@ -698,7 +698,7 @@ def test_a_reply_that_is_interrupted_again_and_again_is_in_hand_once(recorder, m
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 future.result(LIMIT)
-    assert 1 == len(_replies.replies("")._in_hand)
+    assert 1 == len(_replies.replies("").arrivals.in_hand)
     assert 1 == future.result(LIMIT / 10)
 
 
@@ -762,9 +762,9 @@ def test_an_exception_of_a_signal_handler_loses_no_reply_and_repeats_no_message(
         assert sorted(set(noted)) == noted
 
 
-def test_many_askers_that_do_not_read_get_their_replies_when_they_do(monkeypatch):
+def test_many_askers_that_do_not_read_get_their_replies_when_they_do(monkeypatch, tmp_path):
     monkeypatch.setattr(_askers, "_MAX_OPEN", 2)
-    askers = _askers.Askers(select.poll())
+    askers = _askers.Askers(select.poll(), str(tmp_path), keeps_journal=False)
     all_replies = [_replies.Replies(_runtime.home().new_mailbox()) for _ in range(4)]
     try:
         for replies in all_replies:

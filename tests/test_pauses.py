@@ -103,10 +103,10 @@ def test_a_close_that_finds_no_room_is_seen_by_the_next_process(monkeypatch, ful
         assert ends(actor)
 
 
-def test_a_late_event_of_an_asker_that_is_gone_does_not_end_the_next_one():
+def test_a_late_event_of_an_asker_that_is_gone_does_not_end_the_next_one(tmp_path):
     """Which has got its descriptor."""
     replies = _replies.Replies(_runtime.home().new_mailbox())
-    askers = _askers.Askers(select.poll())
+    askers = _askers.Askers(select.poll(), str(tmp_path), keeps_journal=False)
     try:
         address = replies.mailbox.encode()
         askers.reply(address, 1, _wire.VALUE, "spam")
