@@ -13,6 +13,7 @@ import collections
 import contextlib
 import errno
 import functools
+import itertools
 import math
 import multiprocessing
 import os
@@ -25,9 +26,9 @@ import tempfile
 import threading
 import time
 
-from pactor import Actor, ActorError, Restart, _runtime, ask
+from pactor import Actor, ActorDied, ActorError, Restart, _runtime, ask
 
-ACTORS, SENDERS, ASKERS = 4, 3, 2
+ACTORS, SENDERS, ASKERS = 5, 4, 2
 HANG = 60  # seconds
 RECORD = struct.Struct("<QQ")
 SIZES = [0] * 200 + [4_000, 4_080, 4_093, 10_000, 100_000] * 2 + [3_000_000]
@@ -92,6 +93,18 @@ def send(sender, proxies):
                     proxies[i].note(sender, numbers[i], bytes(random.choice(SIZES)))
                     numbers[i] += 1
             time.sleep(random.random() * 0.02)
+
+
+def ask_in_turn(sender, proxy):
+    """Asks one that has nothing else to do, each time when the last reply is there, until it is killed or that is gone.
+
+    So these go through a lane.
+    """
+    with contextlib.suppress(ActorError):
+        for number in itertools.count():
+            future = ask(proxy.note, sender, number, b"")
+            with contextlib.suppress(ActorDied):  # it is restarted
+                future.result(HANG)
 
 
 class Soak:
@@ -183,8 +196,11 @@ class Soak:
         self.books.append(Books(path))
 
     def add_sender(self):
-        proxies = [actor.proxy for actor in self.actors]
-        sender = multiprocessing.Process(target=send, args=(next(self.numbers), proxies))
+        *others, quiet = [actor.proxy for actor in self.actors]
+        if any(sender.name == "asker" for sender in self.senders):
+            sender = multiprocessing.Process(target=send, args=(next(self.numbers), others))
+        else:
+            sender = multiprocessing.Process(target=ask_in_turn, args=(next(self.numbers), quiet), name="asker")
         sender.start()
         self.senders.append(sender)
 
