@@ -36,7 +36,7 @@ from . import _wire
 IS_POSSIBLE = os.uname().machine == "x86_64" and _wire.MAX_FRAME == 4096
 
 # How often one looks whether the other end has a frame, each time for 0.05 us: at first, and between two yields.
-_AT_ONCE, _IN_TURN = range(40), range(20)
+_AT_ONCE, _IN_TURN = range(10), range(10)
 #: For how many seconds one yields, beyond that: the other end may be behind somebody else on its processor.
 PATIENCE = 10e-6
 
@@ -63,6 +63,7 @@ class Lane:
         self.place = other + _SENT
         self.taken: int = self.words[self.place]
         self.seen = _NOTHING
+        self._has_looked = False
         self._mapping = mapping
         self._mine, self._other = mine, other
         self._out, self._in = _FRAMES, _FRAMES + _wire.MAX_FRAME
@@ -90,8 +91,9 @@ class Lane:
             os.close(fd)
 
     def look(self, looks: bool) -> None:
-        """Says whether this end looks for what comes, or is about to."""
+        """Says whether this end looks for what comes. Who has looked for one will look for the next, behind a `send`."""
         self.words[self._mine + _LOOKS] = looks
+        self._has_looked = looks or self._has_looked
 
     def is_looked_at(self) -> bool:
         """Whether the other end does."""
@@ -111,6 +113,9 @@ class Lane:
         """Hands a frame over. Where that did not work, it is False: then it may have been taken, or not."""
         words, place, mine = self.words, self._other + _TAKEN, self._mine + _SENT
         word = number << _BITS | len(frame)
+        if self._has_looked:
+            self._has_looked = False
+            words[self._mine + _LOOKS] = True
         try:
             words[mine] = _NOTHING  # no word is to stand over a frame that is not its own
             self._mapping[self._out : self._out + len(frame)] = frame
