@@ -91,7 +91,7 @@ class Lane:
             os.close(fd)
 
     def look(self, looks: bool) -> None:
-        """Says whether this end looks for what comes. Who has looked for one will look for the next, behind a `send`."""
+        """Says whether this end looks for what comes. Who has looked will look again behind a `send`."""
         self.words[self._mine + _LOOKS] = looks
         self._has_looked = looks or self._has_looked
 

@@ -157,8 +157,8 @@ Poll: TypeAlias = "select.poll | Bundle"
 
 #: What `Patience.wait` returns where there is something in the lane.
 BY_LANE = [(-1, 0)]
-#: So often it looks into the lane, each time for 0.05 us, before it looks at all else and yields, for 0.8 us. More would
-#: be too long where the other end is on the same processor.
+#: So often it looks into the lane, each time for 0.05 us, before it looks at all else and yields, for 0.8 us. More
+#: would be too long where the other end is on the same processor.
 _LOOKS = range(50)
 _NO_LANE: tuple[Any, ...] = (), (), 0, 0
 
