@@ -72,7 +72,7 @@ class Askers:
         """Looks into the lane that an asker has made, from now on."""
         if self.lane is None or self.lane.asker != asker:
             with contextlib.suppress(OSError, ValueError):  # there is no descriptor left, or that was rubbish
-                lane = _lane.Lane.open(self._mailbox, asker.decode())
+                lane = self._end_of_lane(asker)
                 if self.lane is not None:
                     self.lane.look(False)
                     self._taken_before[self.lane.asker] = self.lane.number
@@ -85,14 +85,17 @@ class Askers:
         if asker in self._taken_before:
             return self._taken_before[asker] == number
         try:
-            return _lane.Lane.open(self._mailbox, asker.decode()).number == number
+            return self._end_of_lane(asker).number == number
         except (FileNotFoundError, ValueError):
             return False
 
     def note_taken(self, asker: bytes, number: int) -> None:
         """Has `has_taken` say so in the next process, for one that was killed."""
         with contextlib.suppress(OSError, ValueError):  # there is no descriptor left, or that was rubbish
-            _lane.Lane.open(self._mailbox, asker.decode()).note(number)
+            self._end_of_lane(asker).note(number)
+
+    def _end_of_lane(self, asker: bytes) -> _lane.Lane:
+        return _lane.Lane.open(self._mailbox, asker.decode())
 
     def _close_lane(self, asker: bytes) -> None:
         if self.lane is not None and self.lane.asker == asker:

@@ -30,7 +30,7 @@ import os
 import threading
 import time
 
-from . import _wire
+from . import _inbox, _wire
 
 #: Where stores are seen in their order, and a frame's size is known to fit in a word.
 IS_POSSIBLE = os.uname().machine == "x86_64" and _wire.MAX_FRAME == 4096
@@ -74,21 +74,14 @@ class Lane:
     def make(cls, mailbox: str, asker: str) -> Lane:
         """The asker's end. Raises OSError where there can't be a lane."""
         # If it had one before, what was taken from that is to be known on.
-        fd = os.open(path(mailbox, asker), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, _SIZE)  # a mapping could not say later that there is no room: SIGBUS would
-            return cls(asker, mmap.mmap(fd, _SIZE), _ASKER, _ACTOR)
-        finally:
-            os.close(fd)
+        fd = _inbox.allocate(path(mailbox, asker), os.O_RDWR | os.O_CREAT, _SIZE)
+        return cls(asker, _inbox.mapped(fd), _ASKER, _ACTOR)
 
     @classmethod
     def open(cls, mailbox: str, asker: str) -> Lane:
         """The actor's end of a lane that is there. Raises OSError, or ValueError where that is no address."""
         fd = os.open(path(mailbox, asker), os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            return cls(asker, mmap.mmap(fd, _SIZE), _ACTOR, _ASKER)
-        finally:
-            os.close(fd)
+        return cls(asker, _inbox.mapped(fd), _ACTOR, _ASKER)
 
     def look(self, looks: bool) -> None:
         """Says whether this end looks for what comes. Who has looked will look again behind a `send`."""

@@ -37,7 +37,6 @@ from . import _current, _lane, _runtime, _waiting, _wire
 from ._arrivals import Arrivals
 from ._channel import Channel
 from ._future import PENDING, Future
-from ._lane import Lane
 from ._log import log
 
 _ask_header = struct.Struct("<HBQH").pack  # a frame's header and ASK_HEAD
@@ -71,7 +70,7 @@ class Replies:
         self._helping = threading.RLock()
         self._patience = _waiting.Patience()
         self._offered = ""  # the mailbox of the actor that was asked when there was last to be a lane
-        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
+        self._lanes: weakref.WeakSet[_lane.Lane] = weakref.WeakSet()
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN)
         self._bundle: _waiting.Bundle | None = None
@@ -254,16 +253,21 @@ class Replies:
         if size > _wire.MAX_FRAME or way.headers is not _wire.ITEM_HEADERS:
             return False
         number, rest, lane = future._number, self._address + body, way.lane
-        if lane is not None and len(self._pending) == 1 and way.fd >= 0 and lane.is_looked_at():
-            if lane.sending.acquire(blocking=False):
-                try:
-                    frame = _ask_header(size, _wire.ASK | _wire.LANED, number, len(self._address)) + rest
-                    # Before the next one goes through the lane, it is known which way this one went.
-                    if not lane.send(number, frame) and not _wire.write_now(way.fd, frame):
-                        self._ask(way, future, message, _wire.ASK | _wire.LANED)
-                finally:
-                    lane.sending.release()
-                return True
+        if (
+            lane is not None
+            and len(self._pending) == 1
+            and way.fd >= 0
+            and lane.is_looked_at()
+            and lane.sending.acquire(blocking=False)
+        ):
+            try:
+                frame = _ask_header(size, _wire.ASK | _wire.LANED, number, len(self._address)) + rest
+                # Before the next one goes through the lane, it is known which way this one went.
+                if not lane.send(number, frame) and not _wire.write_now(way.fd, frame):
+                    self._ask(way, future, message, _wire.ASK | _wire.LANED)
+            finally:
+                lane.sending.release()
+            return True
         return _wire.write_now(way.fd, _ask_header(size, _wire.ASK, number, len(self._address)) + rest)
 
     def _offer_lane(self, way: Channel) -> None:
@@ -287,7 +291,7 @@ class Replies:
         # Also of one that it has: it may look into another's by now, or be another process.
         _wire.write_now(way.fd, _wire.frame(_wire.LANE, b"", self._address))
 
-    def _lead(self, done: Callable[[], bool], deadline: float | None, lane: Lane | None = None) -> None:
+    def _lead(self, done: Callable[[], bool], deadline: float | None, lane: _lane.Lane | None = None) -> None:
         poll, others = self._poll, []
         if self._depth > 1:  # what this thread waits with may be in use further out
             poll = select.poll()

@@ -264,7 +264,7 @@ def hit_by(handler, function, when):
 
 CALLS = [
     *((os, name, "after") for name in ("readv", "truncate")),
-    *((_inbox, name, when) for name in ("_allocate", "_views") for when in ("before", "after")),
+    *((_inbox, name, when) for name in ("allocate", "_views") for when in ("before", "after")),
     *((Inbox, name, when) for name in ("_clear", "_make_room", "_grow") for when in ("before", "after")),
 ]
 

@@ -751,8 +751,8 @@ def test_rubbish_in_its_place_is_no_harm(patient):
     with_lane(patient)
 
 
-def test_a_mailbox_that_was_a_recorders_has_no_lane_of_its_own():
-    """Without waits that are short there is none, however often one asks."""
+def test_who_waits_long_gets_none():
+    """However often one asks."""
     with pytest.MonkeyPatch.context() as patched, Actor(Recorder()) as actor:
         patched.setattr(_waiting.Patience, "SHORT", 0.0)
         for i in range(300):
