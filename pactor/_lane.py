@@ -35,8 +35,11 @@ from . import _inbox, _wire
 #: Where stores are seen in their order, and a frame's size is known to fit in a word.
 IS_POSSIBLE = os.uname().machine == "x86_64" and _wire.MAX_FRAME == 4096
 
-# How often one looks whether the other end has a frame, each time for 0.05 us: at first, and between two yields.
+# How often one looks, each time for 0.05 us. Whether the other end has a frame: at first, and between two yields.
 _AT_ONCE, _IN_TURN = range(10), range(10)
+# And for what comes, before one yields or looks at all else: either takes as long as ten of these, and what comes
+# meanwhile is late; but the other end may be on the same processor.
+_FOR_MORE = range(30)
 #: For how many seconds one yields, beyond that: the other end may be behind somebody else on its processor.
 PATIENCE = 10e-6
 
@@ -58,11 +61,11 @@ class Lane:
         #: before it is released, costs the lane.
         self.sending = threading.Lock()
         self.words = memoryview(mapping)[:_FRAMES].cast("Q")
-        #: Where the other end says what it hands over: something new, unless it is 0 or what was ``taken`` last. Who
-        #: looks leaves here the word that he has ``seen``. What is there now was for who had this end before.
+        #: Where the other end says what it hands over: something new, unless it is 0 or what was ``taken`` last. What
+        #: is there now was for who had this end before.
         self.place = other + _SENT
         self.taken: int = self.words[self.place]
-        self.seen = _NOTHING
+        self.seen = _NOTHING  # what `has_come` found there, for `peek`
         self._has_looked = False
         self._mapping = mapping
         self._mine, self._other = mine, other
@@ -87,6 +90,15 @@ class Lane:
         """Says whether this end looks for what comes. Who has looked will look again behind a `send`."""
         self.words[self._mine + _LOOKS] = looks
         self._has_looked = looks or self._has_looked
+
+    def has_come(self) -> bool:
+        """Looks for a moment whether the other end hands something over; then its word is in ``seen``."""
+        words, place, taken = self.words, self.place, self.taken
+        for _ in _FOR_MORE:
+            if (word := words[place]) != taken and word:
+                self.seen = word
+                return True
+        return False
 
     def is_looked_at(self) -> bool:
         """Whether the other end does."""

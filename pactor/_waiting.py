@@ -157,10 +157,6 @@ Poll: TypeAlias = "select.poll | Bundle"
 
 #: What `Patience.wait` returns where there is something in the lane.
 BY_LANE = [(-1, 0)]
-#: So often it looks into the lane, each time for 0.05 us, before it looks at all else and yields, for 0.8 us. More
-#: would be too long where the other end is on the same processor.
-_LOOKS = range(50)
-_NO_LANE: tuple[Any, ...] = (), (), 0, 0
 
 
 class Patience:
@@ -182,14 +178,14 @@ class Patience:
         until = earlier(deadline, soon)
         events: list[tuple[int, int]] = []
         if self.was_short:
-            looks, words, place, taken = _NO_LANE
             if lane is not None:
                 lane.look(True)
-                looks, words, place, taken = _LOOKS, lane.words, lane.place, lane.taken
             while not events and now() < until:
-                for _ in looks:
-                    if (word := words[place]) != taken and word:
-                        lane.seen = word  # type: ignore[union-attr]  # there is one where there are looks
+                if lane is not None:
+                    if lane.has_come():
+                        return BY_LANE
+                    os.sched_yield()
+                    if lane.has_come():
                         return BY_LANE
                 events = poll.poll(0)
                 if not events:
