@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import _runtime
+from . import _files, _runtime
 
 FREE, IN_USE, INHABITED = range(3)
 
@@ -50,20 +50,20 @@ _MEMORY = "/dev/shm/"
 
 
 class _Block:
+    pid = 0  # where an exception comes before it is set
     sent = 0.0
     turn = 0
 
     def __init__(self, path: str, size: int) -> None:
         self.pid = os.getpid()
         self.path = path
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            # A mapping could not say later that there is no room: SIGBUS would.
-            os.posix_fallocate(fd, 0, size)
-            self.mapping = mmap.mmap(fd, size)
-            self.inode = os.fstat(fd).st_ino
-        finally:
-            os.close(fd)
+
+        def make(fd: int) -> tuple[mmap.mmap, int]:
+            _files.allocate(fd, size)
+            return mmap.mmap(fd, size), os.fstat(fd).st_ino
+
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        self.mapping, self.inode = _files.opened(path, flags, make)
 
     def __del__(self, _unlink: Callable[[str], None] = os.unlink, _getpid: Callable[[], int] = os.getpid) -> None:
         if self.pid == _getpid():  # or else it is the parent's
@@ -212,21 +212,21 @@ def attach(directory: str, name: str) -> mmap.mmap:
     known = _known.get((_device(directory), *map(int, name.split(".")[2:])))  # a file is never known
     if known is not None and known[0] == IN_USE:
         return known
-    fd = os.open(f"{directory}/{name}", os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        state = int.from_bytes(os.pread(fd, 1, 0), "little")
-        if state == INHABITED:
-            return _Inhabited(fd, 0)
-        mapping = mmap.mmap(fd, 0)
-        if state == IN_USE and len(mapping) <= _TOTAL_KNOWN:
-            status = os.fstat(fd)
-            key = status.st_dev, status.st_ino
-            while len(_known) >= _COUNT_KNOWN or len(mapping) + sum(map(len, [*_known.values()])) > _TOTAL_KNOWN:
-                _known.pop([*_known, key][0], None)
-            _known[key] = mapping
-        return mapping
-    finally:
-        os.close(fd)
+    return _files.opened(f"{directory}/{name}", os.O_RDWR | os.O_NOFOLLOW, _mapped)
+
+
+def _mapped(fd: int) -> mmap.mmap:
+    state = int.from_bytes(os.pread(fd, 1, 0), "little")
+    if state == INHABITED:
+        return _Inhabited(fd, 0)
+    mapping = mmap.mmap(fd, 0)
+    if state == IN_USE and len(mapping) <= _TOTAL_KNOWN:
+        status = os.fstat(fd)
+        key = status.st_dev, status.st_ino
+        while len(_known) >= _COUNT_KNOWN or len(mapping) + sum(map(len, [*_known.values()])) > _TOTAL_KNOWN:
+            _known.pop([*_known, key][0], None)
+        _known[key] = mapping
+    return mapping
 
 
 def claim(directory: str, name: str, mapping: mmap.mmap) -> None:

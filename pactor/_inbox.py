@@ -31,7 +31,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from . import _wire
+from . import _files, _wire
 from ._log import log as _log
 
 READY, EXECUTING, CLEARING, ASIDE = range(4)
@@ -52,18 +52,7 @@ _CLOSE = _wire.frame(_wire.CLOSE, b"", b"")
 
 def create(path: str, fifo: int) -> None:
     """Makes an empty inbox. Raises OSError where there is no room for it."""
-    os.close(allocate(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FRAMES + 2 * _wire.capacity(fifo)))
-
-
-def allocate(path: str, flags: int, size: int) -> int:
-    """Has the file take up all of its size. A mapping could not say later that there is no room: SIGBUS would."""
-    fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    _files.mapped(path, os.O_CREAT | os.O_EXCL, _FRAMES + 2 * _wire.capacity(fifo)).close()
 
 
 def set_reader(path: str, pid: int) -> None:
@@ -110,7 +99,7 @@ class Inbox:
         self._chunk = _wire.capacity(fifo)
         self._least = 2 * self._chunk
         self._room = self._chunk + _wire.HEADER_SIZE + 2  # for what a read brings, a CLOSE, and a 0
-        self._mapping = mapped(os.open(path, os.O_RDWR | os.O_NOFOLLOW))
+        self._mapping = _files.mapped(path)
         self._view, self._words = _views(self._mapping)
         self._capacity = len(self._mapping) - _FRAMES
         self._position = 0
@@ -131,7 +120,7 @@ class Inbox:
     def recover(self) -> bytes | None:
         """Takes up the inbox where its last reader left it; returns the frame handed out last, as `take` did."""
         if (size := self._mapping.size()) > len(self._mapping):
-            self._mapping = mapped(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW))
+            self._mapping = _files.mapped(self._path)
             self._view, self._words = _views(self._mapping)
         self._capacity = size - _FRAMES
         if self._words[_WORD] == CLEARING:
@@ -343,21 +332,13 @@ class Inbox:
 
     def _grow(self) -> None:
         truncations = self._truncations
-        mapping = mapped(allocate(self._path, os.O_RDWR, _FRAMES + 2 * self._capacity))
+        mapping = _files.mapped(self._path, size=_FRAMES + 2 * self._capacity)
         view, words = _views(mapping)
         size = len(mapping) - _FRAMES
         # Both mappings are of the same file. But a signal handler may have made it shorter again, or longer still.
         if truncations == self._truncations and size > self._capacity:
             self._mapping, self._view = mapping, view
             self._words, self._capacity = words, size
-
-
-def mapped(fd: int) -> mmap.mmap:
-    """A mapping of the whole file; closes the descriptor."""
-    try:
-        return mmap.mmap(fd, 0)
-    finally:
-        os.close(fd)
 
 
 def _views(mapping: mmap.mmap) -> tuple[memoryview, memoryview]:

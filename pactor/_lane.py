@@ -30,7 +30,7 @@ import os
 import threading
 import time
 
-from . import _inbox, _wire
+from . import _files, _wire
 
 #: Where stores are seen in their order, and a frame's size is known to fit in a word.
 IS_POSSIBLE = os.uname().machine == "x86_64" and _wire.MAX_FRAME == 4096
@@ -77,14 +77,12 @@ class Lane:
     def make(cls, mailbox: str, asker: str) -> Lane:
         """The asker's end. Raises OSError where there can't be a lane."""
         # If it had one before, what was taken from that is to be known on.
-        fd = _inbox.allocate(path(mailbox, asker), os.O_RDWR | os.O_CREAT, _SIZE)
-        return cls(asker, _inbox.mapped(fd), _ASKER, _ACTOR)
+        return cls(asker, _files.mapped(path(mailbox, asker), os.O_CREAT, _SIZE), _ASKER, _ACTOR)
 
     @classmethod
     def open(cls, mailbox: str, asker: str) -> Lane:
         """The actor's end of a lane that is there. Raises OSError, or ValueError where that is no address."""
-        fd = os.open(path(mailbox, asker), os.O_RDWR | os.O_NOFOLLOW)
-        return cls(asker, _inbox.mapped(fd), _ACTOR, _ASKER)
+        return cls(asker, _files.mapped(path(mailbox, asker)), _ACTOR, _ASKER)
 
     def look(self, looks: bool) -> None:
         """Says whether this end looks for what comes. Who has looked will look again behind a `send`."""

@@ -27,7 +27,7 @@ import weakref
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from . import _blocks
+from . import _blocks, _files
 
 #: PIPE_BUF; 512 is the least that POSIX allows.
 MAX_FRAME: int = getattr(select, "PIPE_BUF", 512)
@@ -63,6 +63,7 @@ _U64 = struct.Struct("<Q")
 _START = struct.Struct("<B7xQQ")  # the state of a block, the number of buffers, the size of the pickle
 # Linux writes and reads at most 2 GiB in one call, and IOV_MAX is 1,024.
 _MAX_WRITE = 1 << 30
+_NAMELESS: int = getattr(os, "O_TMPFILE", 0)  # a directory can't be opened to write without
 
 _numbers = itertools.count()
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -215,18 +216,29 @@ def _filed(directory: str, name: str, parts: list[Any]) -> str:
 
 def _store(directory: str, path: str, parts: list[Any]) -> None:
     """Writes the parts to a new file."""
-    fd, linked = _create(directory, path)
-    try:
+    is_open = False
+
+    def write_and_link(fd: int) -> None:
+        nonlocal is_open
+        is_open = True
         _write_all(fd, parts)
-        if not linked:
-            # Any src_dir_fd will do for an absolute path: with one, Python calls linkat(2), which can follow.
-            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-    except BaseException:
-        if linked:
+        # Any src_dir_fd will do for an absolute path: with one, Python calls linkat(2), which can follow.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+
+    def write(fd: int) -> None:
+        try:
+            _write_all(fd, parts)
+        except BaseException:
             os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
+            raise
+
+    try:
+        # A nameless file is best: it goes with its writer if that is killed.
+        _files.opened(directory, os.O_RDWR | _NAMELESS, write_and_link)
+    except OSError as error:
+        if is_open or error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        _files.opened(path, os.O_RDWR | os.O_EXCL | os.O_CREAT, write)
 
 
 def capacity(fifo: int) -> int:
@@ -320,22 +332,6 @@ def _checked(name: bytes) -> str:
     if not name.replace(b".", b"").isdigit():
         raise ValueError(f"not the name of a payload: {name!r}")
     return name.decode()
-
-
-def _create(directory: str, path: str) -> tuple[int, bool]:
-    """Opens a new file; returns its descriptor and whether it has its name already.
-
-    A nameless one is best: it goes with its writer if that is killed.
-    """
-    flags = os.O_RDWR | os.O_EXCL
-    try:
-        return os.open(directory, os.O_RDWR | os.O_TMPFILE, 0o600), False
-    except AttributeError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-    return os.open(path, flags | os.O_CREAT, 0o600), True
 
 
 def _write_all(fd: int, parts: list[Any]) -> None:

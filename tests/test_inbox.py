@@ -13,7 +13,7 @@ import types
 
 import pytest
 
-from pactor import _inbox, _wire
+from pactor import _files, _inbox, _wire
 from pactor._inbox import Inbox
 
 
@@ -264,7 +264,7 @@ def hit_by(handler, function, when):
 
 CALLS = [
     *((os, name, "after") for name in ("readv", "truncate")),
-    *((_inbox, name, when) for name in ("allocate", "_views") for when in ("before", "after")),
+    *((owner, name, when) for owner, name in ((_files, "mapped"), (_inbox, "_views")) for when in ("before", "after")),
     *((Inbox, name, when) for name in ("_clear", "_make_room", "_grow") for when in ("before", "after")),
 ]
 

@@ -51,7 +51,7 @@ PUTTING = {
     "after pactor._inbox:Inbox.pull": ("full", False),
     "before pactor._inbox:Inbox._make_room": ("full", False),
     "before pactor._inbox:Inbox._grow": ("full", False),
-    "after pactor._inbox:allocate": ("full", False),
+    "after pactor._files:mapped": ("full", False),
     "after pactor._inbox:Inbox._grow": ("full", False),
 }
 

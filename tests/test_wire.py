@@ -314,3 +314,18 @@ def is_mapped(address, directory):
             if start <= address < end:
                 return str(directory) in line
     return False
+
+
+@pytest.mark.parametrize("error", [AttributeError("of a handler"), OSError(errno.EINVAL, "of a handler")])
+@pytest.mark.parametrize("step", ["_write_all", "link"])
+def test_what_fails_behind_the_opening_is_not_written_again(tmp_path, step, error, monkeypatch):
+    called = []
+
+    def fail(*_, **__):
+        called.append(step)
+        raise error
+
+    monkeypatch.setattr(os if step == "link" else _wire, step, fail)
+    with pytest.raises(type(error), match="of a handler"):
+        _wire._store(str(tmp_path), f"{tmp_path}/7.1", [b"spam"])
+    assert ([step], []) == (called, names(tmp_path))
