@@ -52,7 +52,9 @@ _CLOSE = _wire.frame(_wire.CLOSE, b"", b"")
 
 def create(path: str, fifo: int) -> None:
     """Makes an empty inbox. Raises OSError where there is no room for it."""
-    _files.mapped(path, os.O_CREAT | os.O_EXCL, _FRAMES + 2 * _wire.capacity(fifo)).close()
+    size = _FRAMES + 2 * _wire.capacity(fifo)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    _files.opened(path, flags, lambda fd: _files.allocate(fd, size))
 
 
 def set_reader(path: str, pid: int) -> None:
