@@ -88,6 +88,10 @@ class Program:
             env={**os.environ, "PACTOR_DIR": str(self.home), "PYTHONPATH": os.pathsep.join(modules)},
             start_new_session=True,
         )
+        self._began = time.monotonic()
+        #: Seconds within which all of its processes can end. To begin takes a fraction of one, and the same processors:
+        #: where they have so much else to do that it took more, so may the end.
+        self.soon = 0.0
         if how in ("pipe", "prompt"):
             self.process.stdin.write(text if how == "pipe" else f"exec(open({path.name!r}).read())\n")
         self.process.stdin.close()
@@ -107,6 +111,7 @@ class Program:
         line = self.process.stdout.readline().rstrip("\n")
         if not line and self.process.poll() is not None:
             pytest.fail(f"it ended:\n{self.process.stderr.read()}")
+        self.soon = self.soon or max(SOON, time.monotonic() - self._began)
         return line
 
     def ends(self, code=0):

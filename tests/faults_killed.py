@@ -224,12 +224,12 @@ STARTING = """
 
 @fault("SIGKILL of the owner of idle actors", "all are gone within a second, the next program removes the rest")
 def kill_the_owner_of_idle_actors(context, tmp_path):
-    end_the_owner(context, tmp_path, IDLE, 4, SOON)
+    end_the_owner(context, tmp_path, IDLE, 4)
 
 
 @fault("SIGTERM to the owner", "the same")
 def terminate_the_owner(context, tmp_path):
-    end_the_owner(context, tmp_path, IDLE, 4, SOON, signal.SIGTERM)
+    end_the_owner(context, tmp_path, IDLE, 4, signal.SIGTERM)
 
 
 @fault("SIGKILL of a whole program, its actors and all", "the next program removes what it left")
@@ -245,22 +245,22 @@ def kill_a_program(context, tmp_path):
 
 @fault("SIGKILL of the owner of actors that own actors", "all are gone within a second, and the rest removed")
 def kill_the_owner_of_owners(context, tmp_path):
-    end_the_owner(context, tmp_path, GRANDCHILDREN, 4, SOON)
+    end_the_owner(context, tmp_path, GRANDCHILDREN, 4)
 
 
 @fault("SIGKILL of the owner while an actor starts", "all are gone, and the rest removed")
 def kill_the_owner_of_one_that_starts(context, tmp_path):
-    end_the_owner(context, tmp_path, STARTING, 0, LIMIT, None)
+    end_the_owner(context, tmp_path, STARTING, 0, None)
 
 
-def end_the_owner(context, tmp_path, text, living, limit, number=signal.SIGKILL):
+def end_the_owner(context, tmp_path, text, living, number=signal.SIGKILL):
     with Program(context, tmp_path, text) as owner:
         assert "ready" == owner.says()
         if number:
             assert living <= len(owner.living())
             owner.kill(number)
         owner.process.wait(LIMIT)
-        owner.is_gone(limit)
+        owner.is_gone(owner.soon if number else LIMIT)
         assert -(number or signal.SIGKILL) == owner.process.returncode
         # One that was only starting may say that it finds its mailbox gone; multiprocessing says such things too.
         assert not number or "" == owner.process.stderr.read()
@@ -317,7 +317,7 @@ def interrupt_a_program(context, tmp_path, policy):
     with Program(context, tmp_path, text) as program:
         assert "ready" == program.says()
         os.killpg(program.process.pid, signal.SIGINT)
-        with within(SOON):
+        with within(program.soon):
             _, errors = program.ends(-signal.SIGINT)
         # Up to 3.10 it may come while another exception is handled, which Python shows with it.
         tracebacks = errors.count("Traceback") - errors.count("During handling of the above exception")

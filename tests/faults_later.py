@@ -88,7 +88,7 @@ def kill_the_owner_among_coroutines(context, tmp_path):
         assert "ready" == owner.says()
         owner.kill()
         owner.process.wait(LIMIT)
-        owner.is_gone(SOON)
+        owner.is_gone(owner.soon)
         assert "ended " == (tmp_path / "log").read_text()
         assert ("", []) == (owner.process.stderr.read(), owner.left())
 
@@ -112,7 +112,7 @@ def interrupt_among_coroutines(context, tmp_path):
     with Program(context, tmp_path, text) as program:
         assert "ready" == program.says()
         os.killpg(program.process.pid, signal.SIGINT)
-        with within(SOON):
+        with within(program.soon):
             _, errors = program.ends(-signal.SIGINT)
         assert errors.endswith("KeyboardInterrupt\n"), errors
         assert "actor '" not in errors
