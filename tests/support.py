@@ -125,6 +125,10 @@ def free_descriptors(count):
     return limited(resource.RLIMIT_NOFILE, lowest + count)
 
 
+class Interrupt(BaseException):
+    """What a signal handler raises: like Ctrl-C, or a timeout."""
+
+
 class Counter:
     """Counts."""
 

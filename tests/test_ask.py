@@ -30,7 +30,7 @@ from ask_actors import (
     Unloadable,
     hammer,
 )
-from support import LIMIT, Counter, Recorder, eventually, frames_in, reached, results, unread
+from support import LIMIT, Counter, Interrupt, Recorder, eventually, frames_in, reached, results, unread
 
 from pactor import (
     Actor,
@@ -588,10 +588,6 @@ def test_callbacks_go_on_after_one_that_wanted_to_exit(recorder, monkeypatch):
 def test_an_exception_that_is_false_is_raised_all_the_same(recorder):
     with pytest.raises(Falsy):
         ask(recorder.fail, Falsy()).result(LIMIT)
-
-
-class Interrupt(BaseException):
-    """What a signal handler raises: like Ctrl-C, or a timeout."""
 
 
 @pytest.fixture(params=[Interrupt, TimeoutError, ValueError])

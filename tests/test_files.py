@@ -8,14 +8,11 @@ import signal
 import time
 
 import pytest
+from support import Interrupt
 
 from pactor import _blocks, _files, _inbox, _wire
 
 SIZE = 100_000
-
-
-class Interrupt(BaseException):
-    pass
 
 
 OPENERS = {

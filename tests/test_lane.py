@@ -22,7 +22,7 @@ import pytest
 from fault_support import is_stopped
 from lane_actors import Patient, PatientCounter, ask_until_killed, is_used, with_lane
 from mailbox_workers import recorded
-from support import LIMIT, Recorder, eventually, free_descriptors, reached, results, unread
+from support import LIMIT, Interrupt, Recorder, eventually, free_descriptors, reached, results, unread
 
 from pactor import (
     Actor,
@@ -44,10 +44,6 @@ from pactor._lane import Lane
 pytestmark = pytest.mark.skipif(not _lane.IS_POSSIBLE, reason="stores are seen in any order here")
 
 FOREVER = Restart(max_restarts=math.inf, backoff=0)
-
-
-class Interrupt(BaseException):
-    pass
 
 
 @pytest.fixture(autouse=True)
