@@ -634,6 +634,7 @@ def test_an_exception_in_an_ask_loses_no_other(patient, on_alarm, passed):
 def test_an_exception_where_a_reply_is_taken_loses_none(patient, monkeypatch, place):
     lane = with_lane(patient)
     replies = _replies.replies("")
+    future = ask(patient.echo, 7)  # first: it may itself read what came twice
     if place == "peek":
         peek_, left = Lane.peek, [1]
 
@@ -653,7 +654,6 @@ def test_an_exception_where_a_reply_is_taken_loses_none(patient, monkeypatch, pl
             raise Interrupt
 
         monkeypatch.setattr(owner, place, hit)
-    future = ask(patient.echo, 7)
     for _ in range(2):
         with contextlib.suppress(Interrupt, IndexError):
             assert 7 == future.result(LIMIT)
