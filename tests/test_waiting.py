@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import select
 import types
 
 import pytest
+from support import LIMIT
 
-from pactor import _waiting
+from pactor import Actor, _waiting, ask
 from pactor._waiting import Patience
 
 #: How long it takes to look once.
@@ -43,11 +45,11 @@ def clock(monkeypatch):
     return clock
 
 
-def looks(patience, clock, seconds, timeout=None):
+def looks(patience, clock, seconds, timeout=None, large=False):
     """Waits for what takes so many seconds to come; returns for how many of them it has looked for it."""
     clock.comes = clock.now + seconds
     clock.looked = 0.0
-    events = patience.wait(clock, None if timeout is None else clock.now + timeout)
+    events = patience.wait(clock, None if timeout is None else clock.now + timeout, behind_large=large)
     assert events if timeout is None else not events
     return clock.looked
 
@@ -77,3 +79,43 @@ def test_who_has_looked_in_vain_sleeps_until_something_comes_soon_again(clock):
     patience = Patience()
     looked = [looks(patience, clock, seconds) for seconds in (20e-6, 0.01, 0.01, 20e-6, 20e-6)]
     assert [NOT_AT_ALL, about(Patience.SHORT), NOT_AT_ALL, NOT_AT_ALL, about(20e-6)] == looked
+
+
+def test_behind_something_large_it_looks_longer(clock):
+    patience, seconds = Patience(), 2 * Patience.SHORT
+    looked = [looks(patience, clock, seconds, large=large) for large in (True, True, False, True, True)]
+    assert [NOT_AT_ALL, about(seconds), about(Patience.SHORT), NOT_AT_ALL, about(seconds)] == looked
+
+
+class LooksBehindLarge:
+    """Looks as long as it takes behind what is large; else not at all."""
+
+    def on_start(self):
+        look_behind_large()
+
+    def echo(self, item):
+        return item, sleeps()
+
+
+def look_behind_large():
+    Patience.SHORT, Patience.SHORT_BEHIND_LARGE = 0.0, LIMIT
+
+
+def sleeps():
+    """How often this process has slept."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+
+
+@pytest.mark.parametrize(("size", "many_sleep"), [(10_000, False), (100, True)])
+def test_who_sends_and_receives_what_is_large_looks_longer(context, monkeypatch, size, many_sleep):
+    monkeypatch.setattr(Patience, "SHORT", 0.0)
+    monkeypatch.setattr(Patience, "SHORT_BEHIND_LARGE", LIMIT)
+    asks = 200
+    with Actor(LooksBehindLarge(), context=context) as actor:
+        item = bytes(size)
+        for _ in range(10):
+            before = ask(actor.proxy.echo, item).result(LIMIT)[1], sleeps()
+        for _ in range(asks):
+            after = ask(actor.proxy.echo, item).result(LIMIT)[1], sleeps()
+        slept = [end - start for start, end in zip(before, after, strict=True)]
+        assert [many_sleep] * 2 == [count > asks / 2 for count in slept], slept
