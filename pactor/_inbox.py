@@ -201,7 +201,6 @@ class Inbox:
     def set_aside(self, frame: bytes) -> None:
         """Notes a frame that came past the FIFO, as one that was handed out. Only where `take` found nothing."""
         self._mapping[_ASIDE : _ASIDE + len(frame)] = frame
-        self.kind = frame[2]
         self._words[_WORD] = self._position << 2 | ASIDE
 
     def is_empty(self) -> bool:

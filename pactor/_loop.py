@@ -359,8 +359,7 @@ class Loop:
             if self._is_due():  # a signal handler came before this line, and found nobody to nudge
                 return
             lane = None if self._closing else self._answers.askers.lane
-            large = self._inbox.kind & _wire.STORED != 0
-            events = self._patience.wait(self.poll, self._deadline(), lane, large)
+            events = self._patience.wait(self.poll, self._deadline(), lane)
         finally:
             self._is_waiting = False
         if events is _waiting.BY_LANE and lane:

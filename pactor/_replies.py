@@ -142,7 +142,7 @@ class Replies:
         while True:
             if self.claim():
                 try:
-                    self._lead(lambda: future._state != PENDING or also(), deadline, future._way)
+                    self._lead(lambda: future._state != PENDING or also(), deadline, future._way.lane)
                 finally:
                     self.release()
                 return future._state != PENDING
@@ -291,9 +291,8 @@ class Replies:
         # Also of one that it has: it may look into another's by now, or be another process.
         _wire.write_now(way.fd, _wire.frame(_wire.LANE, b"", self._address))
 
-    def _lead(self, done: Callable[[], bool], deadline: float | None, way: Channel | None = None) -> None:
+    def _lead(self, done: Callable[[], bool], deadline: float | None, lane: _lane.Lane | None = None) -> None:
         poll, others = self._poll, []
-        lane, large = (way.lane, way.large) if way is not None else (None, False)
         if self._depth > 1:  # what this thread waits with may be in use further out
             poll = select.poll()
             self.register(poll)
@@ -308,7 +307,7 @@ class Replies:
             while not done():
                 for reader in others:
                     reader.register(poll)
-                events = poll.poll(0) if deadline == 0 else self._patience.wait(poll, deadline, lane, large)
+                events = poll.poll(0) if deadline == 0 else self._patience.wait(poll, deadline, lane)
                 if events is _waiting.BY_LANE and lane:
                     self.arrivals.receive_from(lane)
                     continue

@@ -158,49 +158,71 @@ Poll: TypeAlias = "select.poll | Bundle"
 #: What `Patience.wait` returns where there is something in the lane.
 BY_LANE = [(-1, 0)]
 
+#: Whether this process has sent or loaded something large since its last wait. Then what it awaits is likely to be
+#: large too, and is copied meanwhile.
+is_large = False
+
 
 class Patience:
     """Looks a while before it sleeps, where the last wait was short: then the next one is likely to be short too.
 
-    So a pause costs 0.1 ms of looking in vain, 0.25 ms behind something large, if what comes before it comes close
-    together; and else nothing.
+    So a pause costs 0.1 ms of looking in vain, if what comes before it comes close together; and else nothing.
+
+    It gives way between two looks. Where somebody has the processor then for as long as the kernel lets him, a look may
+    cost that much each time; who sleeps has it back as soon as something comes. So then it sleeps, for a while.
     """
 
     #: A wait of so many seconds is short. To be woken takes 20 to 50 us of it.
     SHORT = 100e-6
-    #: The same behind something large, as the next one is likely to be large too, and is copied meanwhile.
-    SHORT_BEHIND_LARGE = 250e-6
+    #: The same where something large is awaited.
+    SHORT_FOR_LARGE = 250e-6
+    #: Who takes so many seconds handles no message, but has much to do. The kernel's slices are of 1.5 to 4 ms.
+    SLICE = 1e-3
+    #: For how many seconds it does not look then.
+    BUSY = 0.1
 
     def __init__(self) -> None:
         self.was_short = False
+        self._busy_until = 0.0
 
-    def wait(
-        self, poll: Poll, deadline: float | None, lane: Lane | None = None, behind_large: bool = False
-    ) -> list[tuple[int, int]]:
+    def wait(self, poll: Poll, deadline: float | None, lane: Lane | None = None) -> list[tuple[int, int]]:
         """The events of ``poll``; waits for one until the deadline. BY_LANE where there is something in the lane."""
+        global is_large
         now = time.monotonic
-        soon = now() + (self.SHORT_BEHIND_LARGE if behind_large else self.SHORT)
+        moment = now()
+        soon = moment + self.SHORT
+        if is_large:
+            is_large, soon = False, moment + self.SHORT_FOR_LARGE
         until = earlier(deadline, soon)
         events: list[tuple[int, int]] = []
-        if self.was_short:
+        if self.was_short and moment >= self._busy_until:
             if lane is not None:
                 lane.look(True)
-            while not events and now() < until:
+            while not events and moment < until:
                 if lane is not None:
                     if lane.has_come():
                         return BY_LANE
                     os.sched_yield()
                     if lane.has_come():
+                        self._gave_way(moment)
                         return BY_LANE
                 events = poll.poll(0)
                 if not events:
                     os.sched_yield()
+                moment = self._gave_way(moment)
             if lane is not None:
                 lane.look(False)
         if not events:
             events = poll.poll(milliseconds(deadline))
             self.was_short = bool(events) and now() < soon
         return events
+
+    def _gave_way(self, since: float) -> float:
+        """Notes whether somebody else had the processor; returns the time."""
+        moment = time.monotonic()
+        if moment - since > self.SLICE:
+            self._busy_until = moment + self.BUSY
+        return moment
 
 
 def milliseconds(deadline: float | None) -> float | None:

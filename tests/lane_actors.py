@@ -14,7 +14,7 @@ from pactor import ActorError, _askers, _lane, _loop, _waiting, ask
 
 def look_long():
     """Has this process look as long as it takes: on a busy machine no wait is short."""
-    _waiting.Patience.SHORT = LIMIT
+    _waiting.Patience.SHORT = _waiting.Patience.SHORT_FOR_LARGE = _waiting.Patience.SLICE = LIMIT
 
 
 def is_used(lane):

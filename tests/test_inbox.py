@@ -142,14 +142,6 @@ def test_the_frame_that_was_handed_out_is_told_once(inbox, fifo, path):
     third.close()
 
 
-def test_what_came_past_the_fifo_was_handed_out_too(inbox, fifo, path):
-    os.write(fifo, frame(0))
-    inbox.pull()
-    assert (body(0), None) == (inbox.take(), inbox.take())
-    inbox.set_aside(_wire.frame(_wire.ASK, b"", b"aside"))
-    assert (_wire.ASK, (_wire.ASK, b"aside")) == (inbox.kind, _inbox.executing(path))
-
-
 def test_close_comes_behind_what_the_fifo_held(inbox, fifo, path):
     os.write(fifo, frame(0))
     _inbox.close_when_read(path)

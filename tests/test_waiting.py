@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import select
 import types
 
@@ -28,6 +28,10 @@ class Clock:
         self.now = 0.0
         self.comes = 0.0
         self.looked = 0.0
+        self.others = 0.0  # for how long they have the processor, where one gives way
+
+    def give_way(self):
+        self.now += self.others
 
     def poll(self, timeout):
         if timeout == 0:
@@ -42,14 +46,15 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(_waiting, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(os, "sched_yield", clock.give_way)
     return clock
 
 
-def looks(patience, clock, seconds, timeout=None, large=False):
+def looks(patience, clock, seconds, timeout=None):
     """Waits for what takes so many seconds to come; returns for how many of them it has looked for it."""
     clock.comes = clock.now + seconds
     clock.looked = 0.0
-    events = patience.wait(clock, None if timeout is None else clock.now + timeout, behind_large=large)
+    events = patience.wait(clock, None if timeout is None else clock.now + timeout)
     assert events if timeout is None else not events
     return clock.looked
 
@@ -81,41 +86,68 @@ def test_who_has_looked_in_vain_sleeps_until_something_comes_soon_again(clock):
     assert [NOT_AT_ALL, about(Patience.SHORT), NOT_AT_ALL, NOT_AT_ALL, about(20e-6)] == looked
 
 
-def test_behind_something_large_it_looks_longer(clock):
+def test_what_is_large_is_looked_for_longer(clock, monkeypatch):
     patience, seconds = Patience(), 2 * Patience.SHORT
-    looked = [looks(patience, clock, seconds, large=large) for large in (True, True, False, True, True)]
+    looked = []
+    for is_large in (True, True, False, True, True):
+        monkeypatch.setattr(_waiting, "is_large", is_large)
+        looked.append(looks(patience, clock, seconds))
+        assert not _waiting.is_large
     assert [NOT_AT_ALL, about(seconds), about(Patience.SHORT), NOT_AT_ALL, about(seconds)] == looked
 
 
-class LooksBehindLarge:
-    """Looks as long as it takes behind what is large; else not at all."""
+def test_where_others_want_the_processor_it_sleeps_for_a_while(clock):
+    patience, seconds = Patience(), 20e-6
+    looks(patience, clock, seconds)
+    clock.others = 2 * Patience.SLICE
+    assert about(LOOK) == looks(patience, clock, seconds)
+    looked, until = [], clock.now + Patience.BUSY
+    while clock.now < until - seconds:
+        looked.append(looks(patience, clock, seconds))
+    assert {0.0} == set(looked)
+    clock.others = 0.0
+    assert about(seconds) == [looks(patience, clock, seconds) for _ in range(2)][1]
+
+
+def test_also_where_something_came_by_a_lane_meanwhile(clock):
+    patience, seconds = Patience(), 20e-6
+    lane = types.SimpleNamespace(look=lambda looks: None, has_come=[True, False].pop)
+    looks(patience, clock, seconds)
+    clock.others = 2 * Patience.SLICE
+    assert _waiting.BY_LANE == patience.wait(clock, None, lane)
+    assert NOT_AT_ALL == looks(patience, clock, seconds)
+
+
+class Waits:
+    """Notes for each message whether it was awaited behind something large."""
 
     def on_start(self):
-        look_behind_large()
+        self.noted = []
+        Patience.wait = noting(self.noted, Patience.wait)
 
-    def echo(self, item):
-        return item, sleeps()
-
-
-def look_behind_large():
-    Patience.SHORT, Patience.SHORT_BEHIND_LARGE = 0.0, LIMIT
-
-
-def sleeps():
-    """How often this process has slept."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    def made(self, item, size):
+        was_large = self.noted[0]
+        self.noted.clear()
+        return bytes(size), was_large
 
 
-@pytest.mark.parametrize(("size", "many_sleep"), [(10_000, False), (100, True)])
-def test_who_sends_and_receives_what_is_large_looks_longer(context, monkeypatch, size, many_sleep):
-    monkeypatch.setattr(Patience, "SHORT", 0.0)
-    monkeypatch.setattr(Patience, "SHORT_BEHIND_LARGE", LIMIT)
-    asks = 200
-    with Actor(LooksBehindLarge(), context=context) as actor:
-        item = bytes(size)
-        for _ in range(10):
-            before = ask(actor.proxy.echo, item).result(LIMIT)[1], sleeps()
-        for _ in range(asks):
-            after = ask(actor.proxy.echo, item).result(LIMIT)[1], sleeps()
-        slept = [end - start for start, end in zip(before, after, strict=True)]
-        assert [many_sleep] * 2 == [count > asks / 2 for count in slept], slept
+def noting(noted, wait):
+    def noting_wait(*args):
+        noted.append(_waiting.is_large)
+        return wait(*args)
+
+    return noting_wait
+
+
+def test_both_ends_know_when_something_large_was_sent_or_received(context, monkeypatch):
+    noted = []
+    monkeypatch.setattr(Patience, "wait", noting(noted, Patience.wait))
+    small, large = 100, 10_000
+    with Actor(Waits(), context=context) as actor:
+        for asked, replied in [(small, small), (large, large), (small, small), (large, small), (small, large)]:
+            ends = []
+            for _ in range(20):
+                noted.clear()
+                there = ask(actor.proxy.made, bytes(asked), replied).result(LIMIT)[1]
+                ends.append((noted[0], there))
+            assert [(large in (asked, replied),) * 2] * 19 == ends[1:]
