@@ -158,27 +158,29 @@ Poll: TypeAlias = "select.poll | Bundle"
 #: What `Patience.wait` returns where there is something in the lane.
 BY_LANE = [(-1, 0)]
 
-#: Whether this process has sent or loaded something large since its last wait. Then what it awaits is likely to be
-#: large too, and is copied meanwhile.
-is_large = False
+#: Set where something large is sent or loaded: what this process awaits next is likely to be large too, and is copied
+#: meanwhile. For one wait.
+expects_large = False
 
 
 class Patience:
     """Looks a while before it sleeps, where the last wait was short: then the next one is likely to be short too.
 
-    So a pause costs 0.1 ms of looking in vain, if what comes before it comes close together; and else nothing.
+    So a pause costs 0.1 ms of looking in vain, 0.25 where messages are large, if what comes before it comes close
+    together; and else nothing.
 
-    It gives way between two looks. Where somebody has the processor then for as long as the kernel lets him, a look may
-    cost that much each time; who sleeps has it back as soon as something comes. So then it sleeps, for a while.
+    Between two looks it gives way. If somebody else then keeps the processor for long, each look may cost that much,
+    while who sleeps has the processor back as soon as something comes. So for a while it sleeps at once.
     """
 
     #: A wait of so many seconds is short. To be woken takes 20 to 50 us of it.
     SHORT = 100e-6
     #: The same where something large is awaited.
     SHORT_FOR_LARGE = 250e-6
-    #: Who takes so many seconds handles no message, but has much to do. The kernel's slices are of 1.5 to 4 ms.
+    #: To keep the processor for so many seconds is long: more than most messages take, less than the kernel's slice of
+    #: time, which is 1.5 to 4 ms. And more than it looks, so that the look in which this happens is the last.
     SLICE = 1e-3
-    #: For how many seconds it does not look then.
+    #: For how many seconds it sleeps at once then: a slice may be lost each time.
     BUSY = 0.1
 
     def __init__(self) -> None:
@@ -187,29 +189,30 @@ class Patience:
 
     def wait(self, poll: Poll, deadline: float | None, lane: Lane | None = None) -> list[tuple[int, int]]:
         """The events of ``poll``; waits for one until the deadline. BY_LANE where there is something in the lane."""
-        global is_large
+        global expects_large
         now = time.monotonic
         moment = now()
         soon = moment + self.SHORT
-        if is_large:
-            is_large, soon = False, moment + self.SHORT_FOR_LARGE
+        if expects_large:
+            expects_large, soon = False, moment + self.SHORT_FOR_LARGE
         until = earlier(deadline, soon)
         events: list[tuple[int, int]] = []
-        if self.was_short and moment >= self._busy_until:
-            if lane is not None:
-                lane.look(True)
+        looks = self.was_short and moment >= self._busy_until
+        if lane is not None:
+            lane.look(looks)
+        if looks:
             while not events and moment < until:
                 if lane is not None:
                     if lane.has_come():
                         return BY_LANE
                     os.sched_yield()
                     if lane.has_come():
-                        self._gave_way(moment)
+                        self._note_slice(moment)
                         return BY_LANE
                 events = poll.poll(0)
                 if not events:
                     os.sched_yield()
-                moment = self._gave_way(moment)
+                moment = self._note_slice(moment)
             if lane is not None:
                 lane.look(False)
         if not events:
@@ -217,8 +220,8 @@ class Patience:
             self.was_short = bool(events) and now() < soon
         return events
 
-    def _gave_way(self, since: float) -> float:
-        """Notes whether somebody else had the processor; returns the time."""
+    def _note_slice(self, since: float) -> float:
+        """Notes whether somebody else has kept the processor for long; returns the time."""
         moment = time.monotonic()
         if moment - since > self.SLICE:
             self._busy_until = moment + self.BUSY

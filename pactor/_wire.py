@@ -186,7 +186,7 @@ def _pickled(obj: object, large: bool = True) -> tuple[list[bytes], list[memoryv
 
 def _stored(directory: str, body: list[bytes], buffers: list[memoryview]) -> bytes:
     """Writes a pickle and its buffers to a file in the directory; returns its name. Raises as `Channel.post` does."""
-    _waiting.is_large = True
+    _waiting.expects_large = True
     index = b"".join(_U64.pack(view.nbytes | (_READ_ONLY if view.readonly else 0)) for view in buffers)
     size = sum(map(len, body))
     parts: list[Any] = [_START.pack(_blocks.FREE, len(buffers), size) + index, *body]
@@ -305,7 +305,7 @@ def read(mapping: mmap.mmap) -> Any:
 
 def loads(mapping: mmap.mmap) -> Any:
     """Loads the object that `pack` stored."""
-    _waiting.is_large = True
+    _waiting.expects_large = True
     view = memoryview(mapping)
     _, count, size = _START.unpack_from(view)
     start = _START.size + 8 * count

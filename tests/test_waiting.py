@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import types
@@ -9,7 +10,7 @@ import types
 import pytest
 from support import LIMIT
 
-from pactor import Actor, _waiting, ask
+from pactor import Actor, _loop, _waiting, ask
 from pactor._waiting import Patience
 
 #: How long it takes to look once.
@@ -47,6 +48,7 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(_waiting, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(os, "sched_yield", clock.give_way)
+    monkeypatch.setattr(_waiting, "expects_large", False)
     return clock
 
 
@@ -86,13 +88,13 @@ def test_who_has_looked_in_vain_sleeps_until_something_comes_soon_again(clock):
     assert [NOT_AT_ALL, about(Patience.SHORT), NOT_AT_ALL, NOT_AT_ALL, about(20e-6)] == looked
 
 
-def test_what_is_large_is_looked_for_longer(clock, monkeypatch):
+def test_what_is_large_is_looked_for_longer(clock):
     patience, seconds = Patience(), 2 * Patience.SHORT
     looked = []
-    for is_large in (True, True, False, True, True):
-        monkeypatch.setattr(_waiting, "is_large", is_large)
+    for large in (True, True, False, True, True):
+        _waiting.expects_large = large
         looked.append(looks(patience, clock, seconds))
-        assert not _waiting.is_large
+        assert not _waiting.expects_large
     assert [NOT_AT_ALL, about(seconds), about(Patience.SHORT), NOT_AT_ALL, about(seconds)] == looked
 
 
@@ -110,18 +112,31 @@ def test_where_others_want_the_processor_it_sleeps_for_a_while(clock):
 
 
 def test_also_where_something_came_by_a_lane_meanwhile(clock):
-    patience, seconds = Patience(), 20e-6
-    lane = types.SimpleNamespace(look=lambda looks: None, has_come=[True, False].pop)
-    looks(patience, clock, seconds)
+    """And the other end knows that it does not look."""
+    patience, said = Patience(), []
+    lane = types.SimpleNamespace(look=said.append, has_come=[True, False].pop)
+    looks(patience, clock, 20e-6)
     clock.others = 2 * Patience.SLICE
     assert _waiting.BY_LANE == patience.wait(clock, None, lane)
-    assert NOT_AT_ALL == looks(patience, clock, seconds)
+    clock.looked, clock.comes = 0.0, clock.now + 20e-6
+    assert patience.wait(clock, None, lane)
+    assert (0.0, [True, False]) == (clock.looked, said)
+
+
+def test_where_others_have_something_to_do_in_between_it_looks(clock, monkeypatch):
+    """However often, and for how long in all."""
+    monkeypatch.setattr(Patience, "SHORT", 5 * Patience.SLICE)
+    patience = Patience()
+    clock.others = Patience.SLICE / 2
+    looked = [looks(patience, clock, 3 * Patience.SLICE) for _ in range(5)]
+    assert [NOT_AT_ALL, *[about(5 * LOOK)] * 4] == looked
 
 
 class Waits:
     """Notes for each message whether it was awaited behind something large."""
 
     def on_start(self):
+        _loop.LOOK_UP = math.inf  # where it looks up, it receives what it has not waited for
         self.noted = []
         Patience.wait = noting(self.noted, Patience.wait)
 
@@ -133,7 +148,7 @@ class Waits:
 
 def noting(noted, wait):
     def noting_wait(*args):
-        noted.append(_waiting.is_large)
+        noted.append(_waiting.expects_large)
         return wait(*args)
 
     return noting_wait
