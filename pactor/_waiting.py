@@ -207,25 +207,22 @@ class Patience:
                         return BY_LANE
                     os.sched_yield()
                     if lane.has_come():
-                        self._note_slice(moment)
-                        return BY_LANE
-                events = poll.poll(0)
+                        events = BY_LANE
                 if not events:
-                    os.sched_yield()
-                moment = self._note_slice(moment)
+                    events = poll.poll(0)
+                    if not events:
+                        os.sched_yield()
+                before, moment = moment, now()
+                if moment - before > self.SLICE:
+                    self._busy_until = moment + self.BUSY
+            if events is BY_LANE:  # and so looks again, or says that it does not
+                return events
             if lane is not None:
                 lane.look(False)
         if not events:
             events = poll.poll(milliseconds(deadline))
             self.was_short = bool(events) and now() < soon
         return events
-
-    def _note_slice(self, since: float) -> float:
-        """Notes whether somebody else has kept the processor for long; returns the time."""
-        moment = time.monotonic()
-        if moment - since > self.SLICE:
-            self._busy_until = moment + self.BUSY
-        return moment
 
 
 def milliseconds(deadline: float | None) -> float | None:
