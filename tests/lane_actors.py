@@ -12,9 +12,10 @@ from support import LIMIT, Counter, Recorder, touch
 from pactor import ActorError, _askers, _lane, _loop, _waiting, ask
 
 
-def look_long():
+def look_long(set_attribute=setattr):
     """Has this process look as long as it takes: on a busy machine no wait is short."""
-    _waiting.Patience.SHORT = _waiting.Patience.SHORT_FOR_LARGE = _waiting.Patience.SLICE = LIMIT
+    for name in ("SHORT", "SHORT_FOR_LARGE", "SLICE"):
+        set_attribute(_waiting.Patience, name, LIMIT)
 
 
 def is_used(lane):
