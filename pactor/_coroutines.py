@@ -23,7 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from . import _ending, _waiting
+from . import _ending, _lane, _waiting
 from ._log import log
 from ._loop import LOOK_UP, Loop, Stop
 
@@ -45,6 +45,7 @@ class AsyncLoop(Loop):
     def __init__(self, *args: Any, concurrency: int) -> None:
         self._aio = asyncio.new_event_loop()
         super().__init__(*args)
+        _lane.refuse(self._mailbox.directory)
         assert isinstance(self.poll, _waiting.Bundle)
         self._poll_fd = self.poll.fileno()
         self._turn_behind_signals()

@@ -1,4 +1,4 @@
-"""A lane: shared memory between an asker and an actor, by which a frame passes without a system call.
+"""A lane: shared memory between an asker and an actor, by which a frame passes without a write, a read or a waking.
 
 Where an asker waits for each reply, and the actor has nothing else to do, both look for what comes next anyway (see
 `_waiting.Patience`). Then most of the time of an ask is the kernel's: two writes, two reads, and the looks between.
@@ -20,17 +20,20 @@ Rules:
    the same word behind its copy has a copy. That wants stores that are seen in their order. Those of x86-64 are;
    elsewhere there are no lanes.
 
-An asker makes a lane in the actor's mailbox, and says so by a frame. An actor looks into the lane that came last.
+An asker makes a lane in the actor's mailbox, and says so by a frame. An actor looks into the lane that came last; one
+with coroutines into none, as an event loop only sleeps.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
 import os
 import threading
 import time
 
-from . import _files, _wire
+from . import _files, _waiting, _wire
 
 #: Where stores are seen in their order, and a frame's size is known to fit in a word.
 IS_POSSIBLE = os.uname().machine == "x86_64" and _wire.MAX_FRAME == 4096
@@ -42,6 +45,9 @@ _AT_ONCE, _IN_TURN = range(10), range(10)
 _FOR_MORE = range(30)
 #: For how many seconds one yields, beyond that: the other end may be behind somebody else on its processor.
 PATIENCE = 10e-6
+
+#: In a mailbox, where its actor refuses lanes.
+_REFUSAL = "no-lanes"
 
 # The words of an end; those of the two are in cache lines of their own.
 _SENT, _TAKEN, _LOOKS = range(3)
@@ -76,6 +82,8 @@ class Lane:
     @classmethod
     def make(cls, mailbox: str, asker: str) -> Lane:
         """The asker's end. Raises OSError where there can't be a lane."""
+        if os.path.exists(f"{mailbox}/{_REFUSAL}"):
+            raise OSError(errno.EOPNOTSUPP, "its actor looks into no lane", mailbox)
         # If it had one before, what was taken from that is to be known on.
         return cls(asker, _files.mapped(path(mailbox, asker), os.O_CREAT, _SIZE), _ASKER, _ACTOR)
 
@@ -126,9 +134,13 @@ class Lane:
             for _ in _AT_ONCE:
                 if words[place] == word:
                     return True
-            until = time.monotonic() + PATIENCE
-            while time.monotonic() < until:
+            moment = time.monotonic()
+            until = moment + PATIENCE
+            while moment < until:
                 os.sched_yield()
+                before, moment = moment, time.monotonic()
+                if moment - before > _waiting.SLICE:
+                    _waiting.busy_until = moment + _waiting.BUSY
                 for _ in _IN_TURN:
                     if words[place] == word:
                         return True
@@ -159,6 +171,12 @@ class Lane:
     def note(self, number: int) -> None:
         """Has ``number`` be that one from now on, where who took it was killed before it could say so."""
         self.words[self._mine + _TAKEN] = number << _BITS | 1
+
+
+def refuse(mailbox: str) -> None:
+    """Has nobody make a lane to an actor: it would look into none."""
+    with contextlib.suppress(FileExistsError):  # that of a killed one
+        os.mkdir(f"{mailbox}/{_REFUSAL}")
 
 
 def path(mailbox: str, asker: str) -> str:

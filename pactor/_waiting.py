@@ -162,6 +162,15 @@ BY_LANE = [(-1, 0)]
 #: meanwhile. For one wait.
 expects_large = False
 
+#: To keep the processor from who gives way for so many seconds is long: more than most messages take, less than the
+#: kernel's slice of time, which is 0.7 to 4 ms. And more than anybody looks, so that the look in which this happens is
+#: the last.
+SLICE = 0.5e-3
+#: For how many seconds all waits of this process sleep at once then: a slice may be lost each time.
+BUSY = 0.1
+#: When that is over.
+busy_until = 0.0
+
 
 class Patience:
     """Looks a while before it sleeps, where the last wait was short: then the next one is likely to be short too.
@@ -177,19 +186,13 @@ class Patience:
     SHORT = 100e-6
     #: The same where something large is awaited.
     SHORT_FOR_LARGE = 250e-6
-    #: To keep the processor for so many seconds is long: more than most messages take, less than the kernel's slice of
-    #: time, which is 1.5 to 4 ms. And more than it looks, so that the look in which this happens is the last.
-    SLICE = 1e-3
-    #: For how many seconds it sleeps at once then: a slice may be lost each time.
-    BUSY = 0.1
 
     def __init__(self) -> None:
         self.was_short = False
-        self._busy_until = 0.0
 
     def wait(self, poll: Poll, deadline: float | None, lane: Lane | None = None) -> list[tuple[int, int]]:
         """The events of ``poll``; waits for one until the deadline. BY_LANE where there is something in the lane."""
-        global expects_large
+        global expects_large, busy_until
         now = time.monotonic
         moment = now()
         soon = moment + self.SHORT
@@ -197,7 +200,7 @@ class Patience:
             expects_large, soon = False, moment + self.SHORT_FOR_LARGE
         until = earlier(deadline, soon)
         events: list[tuple[int, int]] = []
-        looks = self.was_short and moment >= self._busy_until
+        looks = self.was_short and moment >= busy_until
         if lane is not None:
             lane.look(looks)
         if looks:
@@ -213,8 +216,8 @@ class Patience:
                     if not events:
                         os.sched_yield()
                 before, moment = moment, now()
-                if moment - before > self.SLICE:
-                    self._busy_until = moment + self.BUSY
+                if moment - before > SLICE:
+                    busy_until = moment + BUSY
             if events is BY_LANE:  # and so looks again, or says that it does not
                 return events
             if lane is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import os
+import signal
 import time
 
 from mailbox_workers import die, record
@@ -14,8 +16,10 @@ from pactor import ActorError, _askers, _lane, _loop, _waiting, ask
 
 def look_long(set_attribute=setattr):
     """Has this process look as long as it takes: on a busy machine no wait is short."""
-    for name in ("SHORT", "SHORT_FOR_LARGE", "SLICE"):
-        set_attribute(_waiting.Patience, name, LIMIT)
+    set_attribute(_waiting.Patience, "SHORT", LIMIT)
+    set_attribute(_waiting.Patience, "SHORT_FOR_LARGE", LIMIT)
+    set_attribute(_waiting, "SLICE", LIMIT)
+    set_attribute(_waiting, "busy_until", 0.0)
 
 
 def is_used(lane):
@@ -118,6 +122,9 @@ class PatientCounter(Counter):
 
     async def wait(self):
         return self.value
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def echo(self, value=None):
         return value

@@ -20,7 +20,7 @@ import types
 
 import pytest
 from fault_support import is_stopped
-from lane_actors import Patient, PatientCounter, ask_until_killed, is_used, look_long, with_lane
+from lane_actors import Patient, PatientCounter, ask_until_killed, look_long, with_lane
 from mailbox_workers import recorded
 from support import LIMIT, Interrupt, Recorder, eventually, free_descriptors, reached, results, unread
 
@@ -93,7 +93,7 @@ def taking(lane):
 
 def meanwhile(monkeypatch, act):
     """Has a sender wait just once, and ``act`` called then: by the clock, a busy machine may leave no time for it."""
-    clock = itertools.cycle([0, 0, 1])
+    clock = itertools.cycle([0, 1])
     monkeypatch.setattr(_lane, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(os, "sched_yield", act)
 
@@ -129,6 +129,15 @@ def test_what_is_not_taken_soon_is_taken_back(ends):
     assert not here.send(1, b"spam")
     assert taken(there) is None
     assert not here.is_looked_at()
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_a_sender_notes_that_others_kept_the_processor_for_long(ends, monkeypatch, is_taken):
+    here, there = ends
+    meanwhile(monkeypatch, lambda: is_taken and taken(there))
+    monkeypatch.setattr(_waiting, "SLICE", 0.9)
+    assert is_taken == here.send(1, b"spam")
+    assert 1 + _waiting.BUSY == _waiting.busy_until
 
 
 def test_what_is_taken_is_what_was_seen(ends, monkeypatch):
@@ -713,13 +722,16 @@ def test_a_callback_is_called_as_without(patient):
     with_lane(patient)
 
 
-def test_an_actor_with_coroutines_has_none(context):
-    with Actor(PatientCounter(5), context=context) as actor:
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_an_actor_with_coroutines_has_none(context, is_restarted):
+    """It would be of no use, and there would be one less for others."""
+    with Actor(PatientCounter(5), context=context, on_failure=FOREVER) as actor:
+        if is_restarted:
+            actor.proxy.die()
         for i in range(300):
             assert i == ask(actor.proxy.echo, i).result(LIMIT)
             assert 5 == ask(actor.proxy.wait).result(LIMIT)
-        lane = actor.proxy.__channel__.lane
-        assert lane is None or not is_used(lane)
+        assert actor.proxy.__channel__.lane is None
 
 
 def test_a_circle_of_asks_by_lanes_is_found(context):

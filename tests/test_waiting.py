@@ -49,6 +49,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(_waiting, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(os, "sched_yield", clock.give_way)
     monkeypatch.setattr(_waiting, "expects_large", False)
+    monkeypatch.setattr(_waiting, "busy_until", 0.0)
     return clock
 
 
@@ -98,17 +99,18 @@ def test_what_is_large_is_looked_for_longer(clock):
     assert [NOT_AT_ALL, about(seconds), about(Patience.SHORT), NOT_AT_ALL, about(seconds)] == looked
 
 
-def test_where_others_want_the_processor_it_sleeps_for_a_while(clock):
-    patience, seconds = Patience(), 20e-6
+def test_where_others_want_the_processor_all_waits_sleep_for_a_while(clock):
+    patience, other, seconds = Patience(), Patience(), 20e-6
     looks(patience, clock, seconds)
-    clock.others = 2 * Patience.SLICE
+    looks(other, clock, seconds)
+    clock.others = 2 * _waiting.SLICE
     assert about(LOOK) == looks(patience, clock, seconds)
-    looked, until = [], clock.now + Patience.BUSY
-    while clock.now < until - seconds:
-        looked.append(looks(patience, clock, seconds))
+    looked, until = [], clock.now + _waiting.BUSY
+    while clock.now < until - 2 * seconds:
+        looked += [looks(patience, clock, seconds), looks(other, clock, seconds)]
     assert {0.0} == set(looked)
-    clock.others = 0.0
-    assert about(seconds) == [looks(patience, clock, seconds) for _ in range(2)][1]
+    clock.now, clock.others = until, 0.0
+    assert [about(seconds)] * 2 == [looks(patience, clock, seconds), looks(other, clock, seconds)]
 
 
 def test_also_where_something_came_by_a_lane_meanwhile(clock):
@@ -116,7 +118,7 @@ def test_also_where_something_came_by_a_lane_meanwhile(clock):
     patience, said = Patience(), []
     lane = types.SimpleNamespace(look=said.append, has_come=[True, False].pop)
     looks(patience, clock, 20e-6)
-    clock.others = 2 * Patience.SLICE
+    clock.others = 2 * _waiting.SLICE
     assert _waiting.BY_LANE == patience.wait(clock, None, lane)
     clock.looked, clock.comes = 0.0, clock.now + 20e-6
     assert patience.wait(clock, None, lane)
@@ -125,10 +127,10 @@ def test_also_where_something_came_by_a_lane_meanwhile(clock):
 
 def test_where_others_have_something_to_do_in_between_it_looks(clock, monkeypatch):
     """However often, and for how long in all."""
-    monkeypatch.setattr(Patience, "SHORT", 5 * Patience.SLICE)
+    monkeypatch.setattr(Patience, "SHORT", 5 * _waiting.SLICE)
     patience = Patience()
-    clock.others = Patience.SLICE / 2
-    looked = [looks(patience, clock, 3 * Patience.SLICE) for _ in range(5)]
+    clock.others = _waiting.SLICE / 2
+    looked = [looks(patience, clock, 3 * _waiting.SLICE) for _ in range(5)]
     assert [NOT_AT_ALL, *[about(5 * LOOK)] * 4] == looked
 
 
