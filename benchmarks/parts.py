@@ -1,11 +1,13 @@
 """``python -m benchmarks.parts``: where the time of a tell and of an ask goes, and what it costs to have an actor.
 
 Each figure is microseconds of processor that a message costs, of one that takes its turn among many; so hardly anybody
-sleeps. What can't be spared is measured by itself: to pickle, to write, to read, to unpickle. The rest is what Python
-executes besides, and that somebody looks for the next message where there is none yet.
+sleeps. It is the least of several rounds, no median: the others were disturbed. What can't be spared is measured by
+itself: to pickle, to write, to read, to unpickle. The rest is what Python executes besides, and that somebody looks for
+the next message where there is none yet.
 
-Then, what the clock says where one ask waits for the other, beside two processes that do no more than they must (see
-`bare`); and how much of a processor an actor uses that has little to do, or nothing.
+Then, what the clock says where one ask waits for the other, the median, beside two processes that do no more than they
+must (see `bare`); and how much of a processor it takes, in one round, that an actor has little to do, or nothing. Of
+asks that is both ends, as the asker looks for the reply; the loop that waits for the next one is not counted.
 """
 
 from __future__ import annotations
@@ -95,16 +97,17 @@ def _clock(method, value, count):
 
 
 def _share(proxy, send):
-    """How much of a processor the actor uses while ``send`` is called now and then, in percent."""
-    there, began = ask(proxy.used).result(), time.monotonic()
+    """How much of a processor is used while ``send`` is called now and then, in percent: here, and by the actor."""
+    there, here, began = ask(proxy.used).result(), time.process_time(), time.monotonic()
     for number in range(int(_FEW * _SECONDS)):
         send()
         time.sleep(max(0.0, began + (number + 1) / _FEW - time.monotonic()))
-    return 100 * (ask(proxy.used).result() - there) / (time.monotonic() - began)
+    here, took = time.process_time() - here, time.monotonic() - began
+    return 100 * here / took, 100 * (ask(proxy.used).result() - there) / took
 
 
 def _row(title, figure):
-    print(f"{title:44} {figure:6.2f}")
+    print(f"{title:55} {figure:6.2f}")
 
 
 def _rows(title, total, parts):
@@ -125,10 +128,13 @@ def main():
         proxy = actor.proxy
         sender, receiver = _both(proxy, lambda: _tell_all(proxy.count))
         asker, asked = _both(proxy, lambda: _ask_all(proxy.echo))
+        loop, idle = _share(proxy, lambda: None)
+        _, told = _share(proxy, lambda: proxy.count(1))
+        ends = _share(proxy, lambda: ask(proxy.echo, 1).result())
         shares = {
-            "nothing to do": _share(proxy, lambda: None),
-            f"told {_FEW:,} times a second": _share(proxy, lambda: proxy.count(1)),
-            f"asked {_FEW:,} times a second": _share(proxy, lambda: ask(proxy.echo, 1).result()),
+            "nothing to do, the actor": idle,
+            f"told {_FEW:,} times a second, the actor": told,
+            f"asked {_FEW:,} times a second, both ends": sum(ends) - loop,
         }
         alone, large = _clock(proxy.echo, 1, _COUNT), _clock(proxy.echo, bytes(_LARGE), 2_000)
     _rows("tell: its sender", sender, {"pickle": pickling, "write": writing})

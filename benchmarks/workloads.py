@@ -81,6 +81,19 @@ def ask(system, full):
     return {"p50": 1e6 * took[count // 2], "p99": 1e6 * took[count * 99 // 100]}
 
 
+@workload("ask, one each 5 ms", "us")
+def ask_seldom(system, full):
+    """Between two of them whoever looks for messages has stopped to."""
+    count = max(20, (400 if full else 100) // system.SLOWER)
+    (node,) = system.start(1)
+    system.ask_each(node, "echo", 1, 10)
+    times = []
+    for _ in range(count):
+        time.sleep(0.005)
+        times += system.ask_each(node, "echo", 1, 1)
+    return {"": 1e6 * statistics.median(times)}
+
+
 @workload("asks in a pipeline", "asks/s", more_is_better=True)
 def pipeline(system, full):
     count = (20_000 if full else 4_000) // system.SLOWER
@@ -182,7 +195,7 @@ def numpy_8_mb(system, full):
     def rate(count):
         system.ask(node, "expect", count)
         began = time.monotonic()
-        system.tell_many(node, "count", [array] * count)
+        system.tell_many(node, "weigh", [array] * count)
         return array.nbytes * count / (_finished(system, node) - began) / 1e6
 
     rate(count // 10)

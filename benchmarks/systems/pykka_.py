@@ -36,7 +36,7 @@ class Pykka(System):
 
     def stop(self, nodes):
         for node in nodes:
-            node.stop()
+            node.actor_ref.stop()  # of a proxy, it would not be waited for
 
     def close(self):
         pykka.ActorRegistry.stop_all()

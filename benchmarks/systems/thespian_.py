@@ -27,7 +27,10 @@ class ThespianNode(Actor, Node):
 class ThespianSystem(System):
     MODULE = "thespian.actors"
     SLOWER = 20
-    UNABLE = {"memory": "its processes are no descendants of the program's"}
+    UNABLE = {
+        "memory": "its processes are no descendants of the program's",
+        "create_and_stop": "its stop can't be waited for",
+    }
 
     def __init__(self):
         self._system = ActorSystem("multiprocTCPBase", logDefs={"version": 1})

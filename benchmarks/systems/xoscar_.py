@@ -38,8 +38,8 @@ class Xoscar(System):
     MODULE = "xoscar"
     SLOWER = 10
     UNABLE = {
-        "ring_100": "100 processes of 60 MB take longer than the limit",
-        "alive_500": "500 processes of 60 MB need 30 GB",
+        "ring_100": "not run: to start 100 processes takes most of the limit",
+        "alive_500": "not run: 500 processes need more than 30 GB",
         "create_and_stop": "a pool's processes are made at its start",
     }
 
