@@ -29,7 +29,7 @@ class Node:
             self.at = time.monotonic()
 
     def weigh(self, array):
-        # Looks at each page, as what is done with an array would: or who only maps it, and copies nothing, has it free.
+        # Looks at each page: or who maps it would have for nothing what is done when it is looked at.
         self.weight += array[::512].sum()
         self.count(array)
 

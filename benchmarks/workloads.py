@@ -83,7 +83,7 @@ def ask(system, full):
 
 @workload("ask, one each 5 ms", "us")
 def ask_seldom(system, full):
-    """Between two of them whoever looks for messages has stopped to."""
+    """Whoever looks for messages has stopped doing so before the next one."""
     count = max(20, (400 if full else 100) // system.SLOWER)
     (node,) = system.start(1)
     system.ask_each(node, "echo", 1, 10)
@@ -164,6 +164,8 @@ def _echo(system, size, count):
     count = max(3, count // system.SLOWER)
     (node,) = system.start(1)
     value = os.urandom(size)
+    if system.ask(node, "echo", value) != value:
+        raise AssertionError("another value")
     system.ask_each(node, "echo", value, 2)
     took = sum(system.ask_each(node, "echo", value, count))
     return {"": 2 * size * count / took / 1e6}

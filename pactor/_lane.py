@@ -135,7 +135,7 @@ class Lane:
                 if words[place] == word:
                     return True
             moment = time.monotonic()
-            until = moment + PATIENCE
+            until = moment + (PATIENCE if moment >= _waiting.busy_until else 0)
             while moment < until:
                 os.sched_yield()
                 before, moment = moment, time.monotonic()
@@ -175,8 +175,8 @@ class Lane:
 
 def refuse(mailbox: str) -> None:
     """Has nobody make a lane to an actor: it would look into none."""
-    with contextlib.suppress(FileExistsError):  # that of a killed one
-        os.mkdir(f"{mailbox}/{_REFUSAL}")
+    with contextlib.suppress(OSError):  # it is there, of a killed one; or there is no room, and no harm
+        os.mkfifo(f"{mailbox}/{_REFUSAL}", 0o600)  # as it takes no descriptor
 
 
 def path(mailbox: str, asker: str) -> str:

@@ -166,7 +166,7 @@ expects_large = False
 #: kernel's slice of time, which is 0.7 to 4 ms. And more than anybody looks, so that the look in which this happens is
 #: the last.
 SLICE = 0.5e-3
-#: For how many seconds all waits of this process sleep at once then: a slice may be lost each time.
+#: For how many seconds nobody in this process looks then, or yields to who has his frame: each time may cost a slice.
 BUSY = 0.1
 #: When that is over.
 busy_until = 0.0

@@ -9,6 +9,7 @@ import functools
 import gc
 import itertools
 import math
+import multiprocessing
 import os
 import pickle
 import select
@@ -138,6 +139,21 @@ def test_a_sender_notes_that_others_kept_the_processor_for_long(ends, monkeypatc
     monkeypatch.setattr(_waiting, "SLICE", 0.9)
     assert is_taken == here.send(1, b"spam")
     assert 1 + _waiting.BUSY == _waiting.busy_until
+
+
+def test_while_others_keep_it_a_sender_does_not_yield(ends, monkeypatch):
+    here, there = ends
+    yields = []
+    meanwhile(monkeypatch, lambda: yields.append(1))
+    monkeypatch.setattr(_waiting, "busy_until", 0.5)
+    assert not here.send(1, b"spam")
+    assert (None, []) == (taken(there), yields)
+
+
+def test_an_actor_that_can_not_refuse_lanes_starts(monkeypatch):
+    monkeypatch.setattr(_lane, "_REFUSAL", "nowhere/no-lanes")
+    with Actor(PatientCounter(5), context=multiprocessing.get_context("fork")) as actor:
+        assert 5 == ask(actor.proxy.wait).result(LIMIT)
 
 
 def test_what_is_taken_is_what_was_seen(ends, monkeypatch):
