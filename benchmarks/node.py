@@ -29,7 +29,7 @@ class Node:
             self.at = time.monotonic()
 
     def weigh(self, array):
-        # Looks at each page: or who maps it would have for nothing what is done when it is looked at.
+        # Looks at each page: whoever maps the array, instead of copying it, pays for a page only then.
         self.weight += array[::512].sum()
         self.count(array)
 

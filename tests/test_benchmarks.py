@@ -38,8 +38,8 @@ def benchmarks(tmp_path):
 
 
 def test_each_cell_has_a_figure_or_says_why_not(benchmarks, tmp_path):
-    workloads = ["tell", "fan_in", "ask", "pipeline", "gather", "ping_pong", "create_and_stop", "echo_100_kb"]
-    workloads += ["ask_seldom", "memory", "imports"]
+    workloads = ["tell", "fan_in", "ask", "pipeline", "gather", "ping_pong", "create_and_stop", "echo_1_kb"]
+    workloads += ["echo_100_kb", "ask_seldom", "memory", "imports"]
     systems = ["pactor", "os.pipe", "mp.managers", "pykka"]
     printed = benchmarks("--systems", *systems, "--workloads", *workloads, "--json", "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text())

@@ -150,12 +150,6 @@ def test_while_others_keep_it_a_sender_does_not_yield(ends, monkeypatch):
     assert (None, []) == (taken(there), yields)
 
 
-def test_an_actor_that_can_not_refuse_lanes_starts(monkeypatch):
-    monkeypatch.setattr(_lane, "_REFUSAL", "nowhere/no-lanes")
-    with Actor(PatientCounter(5), context=multiprocessing.get_context("fork")) as actor:
-        assert 5 == ask(actor.proxy.wait).result(LIMIT)
-
-
 def test_what_is_taken_is_what_was_seen(ends, monkeypatch):
     """Behind which one looks elsewhere."""
     here, there = ends
@@ -748,6 +742,12 @@ def test_an_actor_with_coroutines_has_none(context, is_restarted):
             assert i == ask(actor.proxy.echo, i).result(LIMIT)
             assert 5 == ask(actor.proxy.wait).result(LIMIT)
         assert actor.proxy.__channel__.lane is None
+
+
+def test_an_actor_that_can_not_refuse_lanes_starts(monkeypatch):
+    monkeypatch.setattr(_lane, "_REFUSAL", "nowhere/no-lanes")
+    with Actor(PatientCounter(5), context=multiprocessing.get_context("fork")) as actor:
+        assert 5 == ask(actor.proxy.wait).result(LIMIT)
 
 
 def test_a_circle_of_asks_by_lanes_is_found(context):
