@@ -8,7 +8,6 @@ import fcntl
 import gc
 import multiprocessing
 import os
-import pathlib
 import signal
 import threading
 
@@ -90,6 +89,7 @@ def _started():
     for method in METHODS:
         with Actor(Counter(), context=multiprocessing.get_context(method)) as actor:
             assert asyncio.run(_total(actor)) == 0
+            assert actor.pid in dict(processes())  # or no test would ever see one that it left
     gc.collect()
     gc.freeze()  # what is there now need not be looked through after every test
 
@@ -129,19 +129,22 @@ def _kill(pids):
 
 
 def _things():
-    home = pathlib.Path(_runtime.home().path)
     return {
         *(f"process {pid}: {name}" for pid, name in processes()),
         *(f"descriptor {fd}: {target}" for fd, target in _descriptors() if not _is_of_block(fd, target)),
         *(f"thread {thread.name}" for thread in threading.enumerate()),
-        # An actor that died leaves word why: a directory with a note, no more.
-        # And a process keeps some memory to send large payloads with.
-        *(
-            str(path)
-            for path in home.rglob("*")
-            if path.name != "note" and [*_names(path)] != ["note"] and "/blocks." not in str(path)
-        ),
+        *_files(_runtime.home().path),
     }
+
+
+def _files(home):
+    for path, directories, names in os.walk(home):
+        # A process keeps some memory to send large payloads with.
+        directories[:] = [name for name in directories if not name.startswith("blocks.")]
+        # And an actor that died leaves word why: a directory with a note, no more.
+        if path != home and [*directories, *names] != ["note"]:
+            yield path
+        yield from (f"{path}/{name}" for name in names if name != "note")
 
 
 def _is_of_block(fd, target):
@@ -151,12 +154,6 @@ def _is_of_block(fd, target):
         status = os.fstat(fd)
         return (status.st_dev, status.st_ino) in _blocks._known
     return False
-
-
-def _names(path):
-    with contextlib.suppress(OSError):
-        return os.listdir(path)
-    return []
 
 
 def _descriptors():
