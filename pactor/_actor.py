@@ -15,6 +15,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.context import set_spawning_popen
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
@@ -377,11 +379,34 @@ def _concurrency(cls: type, concurrency: int | None) -> int:
 
 
 def _packed(target: object) -> object:
-    """The target as bytes; itself where it holds what only a process that is being started can take, as a Lock."""
+    """The target as bytes; itself where it holds what only a process that is being started can take, as a Lock.
+
+    Other pickles of a socket or a Connection can be loaded once, and a restarted actor loads its target again.
+    """
     try:
-        return _wire.dumps(target)
+        return _wire.plain(target)
     except RuntimeError:
         return target
+    except _wire.REFUSALS:
+        with contextlib.suppress(RuntimeError):
+            _check_picklable(target)
+        return target
+
+
+class _Starting:
+    """What multiprocessing's reducers ask of the process that is being started."""
+
+    DupFd = duplicate_for_child = staticmethod(lambda descriptor: descriptor)
+
+
+def _check_picklable(target: object) -> None:
+    """Raises what pickling for a process that is being started raises, also where a fork would do without."""
+    starting: Any = _Starting
+    set_spawning_popen(starting)
+    try:
+        ForkingPickler.dumps(target)
+    finally:
+        set_spawning_popen(None)
 
 
 def _start_helpers(method: str) -> None:

@@ -53,10 +53,13 @@ class Askers:
         if not way.large:
             try:
                 data = pickle.dumps(value, 5)
+                size = len(data)
+                if size >= _wire.SHORTEST_WITH_CONNECTION and data.count(_wire.CONNECTION):
+                    raise pickle.PicklingError
             except _wire.REFUSALS:
                 pass
             else:
-                size = _REPLY_SIZE + len(data)
+                size += _REPLY_SIZE
                 if size <= _wire.MAX_FRAME:
                     frame, lane = _reply_header(size, kind, number) + data, self.lane
                     if lane is not None and lane.is_for(asker, number) and lane.send(number, frame):

@@ -29,6 +29,7 @@ def make(cls: type, name: str) -> Callable[..., None]:
     check = _checker(signature, f"{cls.__qualname__}.{name}")
     fitting = _fitting(signature)
     dumps, write = pickle.dumps, os.write
+    connection, shortest = _wire.CONNECTION, _wire.SHORTEST_WITH_CONNECTION
 
     # The hottest function of all: one system call, and no call that can be spared.
     def method(self: Proxy, /, *args: Any, **kwargs: Any) -> None:
@@ -38,7 +39,10 @@ def make(cls: type, name: str) -> Callable[..., None]:
         if not way.large:
             try:
                 body = dumps((name, args, kwargs), 5)
-                frame = way.headers[len(body)] + body
+                size = len(body)
+                if size >= shortest and body.count(connection):
+                    raise pickle.PicklingError
+                frame = way.headers[size] + body
             except _SLOWER:
                 pass
             else:

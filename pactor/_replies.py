@@ -249,7 +249,10 @@ class Replies:
             body = pickle.dumps(message, 5)
         except _wire.REFUSALS:
             return False
-        size = self._ask_size + len(body)
+        size = len(body)
+        if size >= _wire.SHORTEST_WITH_CONNECTION and body.count(_wire.CONNECTION):
+            return False
+        size += self._ask_size
         if size > _wire.MAX_FRAME or way.headers is not _wire.ITEM_HEADERS:
             return False
         number, rest, lane = future._number, self._address + body, way.lane

@@ -58,6 +58,8 @@ OUT_OF_BAND = 64 * 1024
 _ALIGN = 64
 #: A mapping keeps a descriptor open as long as an array lives on it; this many at most, the rest is copied.
 _MAX_MAPPINGS = 256
+_LARGE_PART = 1 << 16
+_FRAMES = (pickle.PROTO, pickle.FRAME)
 _READ_ONLY = 1 << 63
 _U64 = struct.Struct("<Q")
 _START = struct.Struct("<B7xQQ")  # the state of a block, the number of buffers, the size of the pickle
@@ -88,6 +90,11 @@ OWN_ITEM_HEADERS = _ItemHeaders(ITEM | OWN)
 
 #: How the plain pickler says that it has no way for a type. What else it raises, __reduce__ and signal handlers raised.
 REFUSALS = (pickle.PicklingError, TypeError, AttributeError)
+#: Within each pickle of a `multiprocessing.connection.Connection`, and what is shorter than that has none. The plain
+#: pickler takes it, but for the number of its descriptor, which in another process is of something else.
+#: To count it is faster than ``in``, which tries first whether it is a number.
+CONNECTION = b"multiprocessing.connection"
+SHORTEST_WITH_CONNECTION = 100
 #: How `os.write` says that there is more to do: no room now, nobody reads, not open.
 MORE_TO_DO = {errno.EAGAIN, errno.EPIPE, errno.EBADF}
 
@@ -110,10 +117,18 @@ def frame(kind: int, head: bytes, body: bytes) -> bytes:
 NUDGE_FRAME = frame(NUDGE, b"", b"")
 
 
+def plain(obj: object) -> bytes:
+    """Pickles with the plain pickler, seven times as fast as multiprocessing's; raises REFUSALS where it may not."""
+    pickled = pickle.dumps(obj, 5)
+    if CONNECTION in pickled:
+        raise pickle.PicklingError
+    return pickled
+
+
 def dumps(obj: object) -> bytes:
-    """Pickles with the plain pickler, seven times as fast as multiprocessing's, which has more types."""
+    """Pickles with the plain pickler, or else with multiprocessing's, which has more types."""
     try:
-        return pickle.dumps(obj, 5)
+        return plain(obj)
     except REFUSALS:
         return bytes(ForkingPickler.dumps(obj, 5))
 
@@ -170,10 +185,15 @@ def _pickled(obj: object, large: bool = True) -> tuple[list[bytes], list[memoryv
             parts = _Parts()
             try:
                 pickle.Pickler(parts, 5, buffer_callback=out_of_band).dump(obj)
+                if any(map(_holds_connection, parts)):
+                    raise pickle.PicklingError
                 return parts, buffers
             except _Mutable:
                 buffers.clear()
-        return [pickle.dumps(obj, 5, buffer_callback=out_of_band)], buffers
+        pickled = pickle.dumps(obj, 5, buffer_callback=out_of_band)
+        if CONNECTION in pickled:
+            raise pickle.PicklingError
+        return [pickled], buffers
     except REFUSALS:
         buffers.clear()
     import io
@@ -182,6 +202,11 @@ def _pickled(obj: object, large: bool = True) -> tuple[list[bytes], list[memoryv
     pickler: Any = ForkingPickler  # takes no keywords, and by its stub no callback
     pickler(file, 5, True, out_of_band).dump(obj)
     return [file.getvalue()], buffers
+
+
+def _holds_connection(part: bytes) -> bool:
+    # Bytes and strings of 64 KB and more have parts of their own, which need not be looked through.
+    return (len(part) < _LARGE_PART or part.startswith(_FRAMES)) and CONNECTION in part
 
 
 def _stored(directory: str, body: list[bytes], buffers: list[memoryview]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from typing import Annotated, Generic, TypeVar
 
@@ -36,6 +37,17 @@ class Frozen(Exception):
 
 class Box(Recorder, Generic[T]):
     pass
+
+
+class Line(Recorder):
+    """Writes to a socket or a connection, its own or one that comes in a message."""
+
+    def __init__(self, line=None):
+        self.line = line
+
+    def write(self, data, line=None, ballast=None):
+        with line or self.line as file:
+            os.write(file.fileno(), data)
 
 
 class Hiding(type):

@@ -6,22 +6,36 @@ import collections
 import concurrent.futures
 import decimal
 import inspect
+import multiprocessing
+import os
+import pickle
 import re
+import socket
 import sys
+from multiprocessing import resource_sharer
 from unittest import mock
 
 import pytest
-from edge_actors import Box, ExitsWhenLoaded, Frozen, Odd, Panic, PanicsWhenLoaded, Table
+from edge_actors import Box, ExitsWhenLoaded, Frozen, Line, Odd, Panic, PanicsWhenLoaded, Table
 from support import LIMIT, Counter, Recorder
 
 import pactor
-from pactor import Actor, RemoteError, _proxy, ask
+from pactor import Actor, Mailbox, RemoteError, Restart, _proxy, ask
 
 
 @pytest.fixture
 def odd(context):
     with Actor(Odd(), context=context) as actor:
         yield actor.proxy
+
+
+@pytest.fixture(params=[socket.socketpair, multiprocessing.Pipe], ids=["socket", "connection"])
+def line(request):
+    """The two ends of a line; the second one is to be sent."""
+    here, there = request.param()
+    with here, there:
+        yield here, there
+    resource_sharer.stop(LIMIT)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they are written")
@@ -136,3 +150,60 @@ class Delaying(Recorder):
 
     def noted(self):
         return self.future
+
+
+# One is small; of the others each has other parts of its pickle in which the connection might be.
+@pytest.mark.parametrize(
+    "ballast", [None, bytes(1 << 20), list(range(1 << 16)), 1 << (1 << 20)], ids=["none", "bytes", "list", "int"]
+)
+def test_a_socket_or_a_connection_in_a_message_is_one_there_too(context, line, ballast):
+    here, there = line
+    with Actor(Line, context=context) as actor:
+        for _ in range(2):  # it is known by then whether they are large
+            actor.proxy.write(b"told", there, ballast)
+            assert b"told" == os.read(here.fileno(), 4)
+            ask(actor.proxy.write, b"asked", there, ballast).result(LIMIT)
+            assert b"asked" == os.read(here.fileno(), 5)
+            back, weight = ask(actor.proxy.echo, (there, ballast)).result(LIMIT)
+            with back:
+                os.write(back.fileno(), b"back")
+            assert b"back" == os.read(here.fileno(), 4)
+            assert weight == ballast
+
+
+def test_a_socket_or_a_connection_comes_through_a_mailbox(line):
+    here, there = line
+    mailbox = Mailbox()
+    mailbox.put(there)
+    with mailbox.get(timeout=LIMIT) as end:
+        os.write(end.fileno(), b"spam")
+    assert b"spam" == os.read(here.fileno(), 4)
+    mailbox.close()
+
+
+def test_a_closed_connection_is_an_error_at_the_call():
+    here, there = multiprocessing.Pipe()
+    here.close()
+    with there, Actor(Line) as actor:
+        with pytest.raises(OSError, match="closed"):
+            actor.proxy.write(b"spam", here)
+        with pytest.raises(OSError, match="closed"):
+            ask(actor.proxy.write, b"spam", here)
+
+
+@pytest.mark.parametrize("on_failure", ["resume", Restart()], ids=["resume", "restart"])
+def test_a_target_may_hold_a_socket_or_a_connection(context, line, on_failure):
+    here, there = line
+    with Actor(Line(there), context=context, on_failure=on_failure) as actor:
+        actor.proxy.write(b"spam")
+        assert b"spam" == os.read(here.fileno(), 4)
+        if on_failure != "resume":
+            for _ in range(2):
+                actor.proxy.kill()
+                actor.proxy.write(b"eggs")
+                assert b"eggs" == os.read(here.fileno(), 4)
+
+
+def test_what_can_not_be_pickled_beside_a_socket_or_a_connection_is_an_error_at_the_call(context, line):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        Actor(Line((line[1], lambda: None)), context=context)
