@@ -343,7 +343,8 @@ class Actor(Generic[T]):
             with contextlib.suppress(OSError):
                 _ending.write(mailbox, ending)  # for the others, who can't see that
                 if not self._supervisor and not self._interrupted:
-                    _dead_letters.bury_killed(mailbox, f"actor {self._name!r} {ending.reason}")
+                    text = f"actor {self._name!r} {ending.reason}"
+                    _dead_letters.bury_killed(mailbox, text, failed=ending.failed and exitcode != 0)
         return ending
 
 

@@ -35,8 +35,11 @@ def executing(mailbox: str) -> str | None:
     return method_of(mailbox, *frame) if frame else None
 
 
-def bury(mailbox: str, inbox: _inbox.Inbox, text: str) -> None:
-    """Takes what is left in an inbox and in its FIFO, and logs it: ``text`` says who has ended, and why."""
+def bury(mailbox: str, inbox: _inbox.Inbox, text: str, is_news: bool = False) -> None:
+    """Takes what is left in an inbox and in its FIFO, and logs it: ``text`` says who has ended, and why.
+
+    If that ``is_news``, it is logged also where nothing is left.
+    """
     methods: collections.Counter[str] = collections.Counter()
     count = 0
     for _ in range(2):  # what is here, and what is in the FIFO; who goes on sending learns of the end
@@ -51,23 +54,27 @@ def bury(mailbox: str, inbox: _inbox.Inbox, text: str) -> None:
         names = ", ".join(f"{n} x {name}()" for name, n in methods.most_common(_SHOWN))
         more = ", ..." if count > _NAMED or len(methods) > _SHOWN else ""
         log.warning("%s; messages that it did not execute: %d (%s%s)", text, count, names, more)
+    elif is_news:
+        log.warning("%s", text)
 
 
-def bury_rest(mailbox: str, fifo: int, text: str) -> None:
+def bury_rest(mailbox: str, fifo: int, text: str, is_news: bool = False) -> None:
     """The same, for a mailbox whose reader is gone."""
     inbox = _inbox.Inbox(f"{mailbox}/inbox", fifo)
     inbox.recover()
-    bury(mailbox, inbox, text)
+    bury(mailbox, inbox, text, is_news)
     inbox.close()
 
 
-def bury_killed(mailbox: str, text: str) -> None:
-    """The same, where nobody has its FIFO open."""
+def bury_killed(mailbox: str, text: str, failed: bool) -> None:
+    """The same, where nobody has its FIFO open. If it ``failed`` at what it was told, nobody else says so."""
+    frame = _inbox.executing(f"{mailbox}/inbox")
+    is_news = failed and frame is not None and frame[0] & _wire.KIND == _wire.ITEM
     try:
         fifo = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return
     try:
-        bury_rest(mailbox, fifo, text)
+        bury_rest(mailbox, fifo, text, is_news)
     finally:
         os.close(fifo)

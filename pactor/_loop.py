@@ -343,8 +343,12 @@ class Loop:
             raise Stop(Ending(False, reason, traceback_of(error), failed=not self._terminated), 1) from None
 
     def _exit(self, what: str, error: SystemExit) -> NoReturn:
-        code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
-        raise Stop(Ending(False, f"ended itself: {what} raised {said(error)}"), code) from None
+        reason = f"ended itself: {what} raised {said(error)}"
+        if isinstance(error.code, int):
+            code = error.code & 0xFF
+        elif code := int(error.code is not None):  # a text, to be shown
+            log.error("actor %r (process %d) %s", self._name, os.getpid(), reason)
+        raise Stop(Ending(False, reason), code) from None
 
     def _wait(self) -> None:
         """Waits for something to do, or does it."""

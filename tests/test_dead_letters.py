@@ -8,10 +8,11 @@ import re
 import signal
 
 import pytest
-from support import Recorder, eventually, reached
+from edge_actors import Odd
+from support import LIMIT, Recorder, eventually, reached
 from test_actor import run_program
 
-from pactor import Actor, _dead_letters, _wire
+from pactor import Actor, ActorDied, _dead_letters, _wire, ask
 
 PROGRAM = """
 if __name__ == "__main__":
@@ -58,6 +59,39 @@ def test_what_an_actor_did_not_execute_is_logged_in_one_line(tmp_path, method, b
     assert 1 == len(lines), result.stderr
     assert re.search(f"actor 'addressee' {why}.*; messages that it did not execute: 31 ", lines[0]), lines[0]
     assert lines[0].endswith("(30 x note(), 1 x echo())")
+
+
+@pytest.mark.parametrize("is_asked", [False, True], ids=["told", "asked"])
+def test_a_death_in_a_method_is_logged_where_nobody_waits_for_it(context, caplog, is_asked):
+    with Actor(Recorder(), name="addressee", context=context) as actor:
+        if is_asked:
+            assert isinstance(ask(actor.proxy.kill).exception(LIMIT), ActorDied)
+        else:
+            actor.proxy.kill()
+    expected = f"actor 'addressee' died: process {actor.pid} was killed by SIGKILL while it executed kill()"
+    assert [expected] * (not is_asked) == caplog.messages
+
+
+@pytest.mark.parametrize("how", ["actor.kill()", "actor.proxy.exit_with(0)", "actor.proxy.exit_with(3)"])
+def test_an_end_that_was_meant_is_no_news(context, caplog, how):
+    with Actor(Odd(), context=context) as actor:
+        assert ask(actor.proxy.pid).result(LIMIT)
+        eventually(lambda: not _dead_letters.executing(actor._mailbox.directory))
+        exec(how)
+        assert actor.join(LIMIT)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_what_it_says_when_it_exits_is_logged(tmp_path, method):
+    program = """
+        from edge_actors import Odd
+        if __name__ == "__main__":
+            with Actor(Odd(), name="addressee", context=context) as actor:
+                actor.proxy.exit_with("spam")
+    """
+    (line,) = run_program(tmp_path, program, method).stderr.splitlines()
+    assert re.fullmatch(r"actor 'addressee' \(process \d+\) ended itself: exit_with\(\) raised SystemExit: spam", line)
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError])
