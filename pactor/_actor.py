@@ -344,7 +344,7 @@ class Actor(Generic[T]):
                 _ending.write(mailbox, ending)  # for the others, who can't see that
                 if not self._supervisor and not self._interrupted:
                     text = f"actor {self._name!r} {ending.reason}"
-                    _dead_letters.bury_killed(mailbox, text, failed=ending.failed and exitcode != 0)
+                    _dead_letters.bury_killed(mailbox, text, failed=ending.failed)
         return ending
 
 

@@ -76,7 +76,11 @@ class EnqueueLater(Enqueue):
     ) -> Timer:
         if self._loop is None:
             raise RuntimeError("enqueue_later() works in its actor's own process only")
-        if not 0 <= delay < math.inf:
+        try:
+            is_delay = 0 <= delay < math.inf
+        except TypeError:
+            raise TypeError(f"the delay must be a number of seconds, not {delay!r}") from None
+        if not is_delay:
             raise ValueError(f"the delay must be a number of seconds from 0 on, not {delay!r}")
         delay = float(delay)
         message = self.method(method)

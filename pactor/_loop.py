@@ -344,10 +344,11 @@ class Loop:
 
     def _exit(self, what: str, error: SystemExit) -> NoReturn:
         reason = f"ended itself: {what} raised {said(error)}"
-        if isinstance(error.code, int):
-            code = error.code & 0xFF
-        elif code := int(error.code is not None):  # a text, to be shown
+        code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
+        if not isinstance(error.code, (int, type(None))):  # a text, to be shown
             log.error("actor %r (process %d) %s", self._name, os.getpid(), reason)
+        if self._forked:
+            self._leave(code)
         raise Stop(Ending(False, reason), code) from None
 
     def _wait(self) -> None:

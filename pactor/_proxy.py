@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import types
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, overload
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 #: What actors of this process wrap, by their mailboxes: by its name it might be another class by now.
 _known: dict[str, type] = {}
 _classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
@@ -84,13 +86,11 @@ class Proxy:
 
 def wrapped_class(target: object) -> type:
     """The class that an actor of this target wraps. Raises TypeError where that can't be."""
-    if type(target).__module__ in ("typing", "types") and isinstance(getattr(target, "__origin__", None), type):
-        raise TypeError(f"an actor wraps an object, its class, or a functools.partial of it, not {target!r}")
-    if isinstance(target, functools.partial):
-        if not isinstance(target.func, type):
-            raise TypeError(f"an actor wraps an object, its class, or a functools.partial of its class, not {target!r}")
-        return target.func
-    return target if isinstance(target, type) else type(target)
+    called = target.func if isinstance(target, functools.partial) else target
+    is_alias = type(target).__module__ in ("typing", "types") and isinstance(getattr(target, "__origin__", None), type)
+    if is_alias or isinstance(called, _FUNCTIONS) or (called is not target and not isinstance(called, type)):
+        raise TypeError(f"an actor wraps an object, its class, or a functools.partial of its class, not {target!r}")
+    return called if isinstance(called, type) else type(target)
 
 
 def make(cls: type, way: Channel) -> Proxy:

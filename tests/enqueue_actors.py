@@ -60,7 +60,7 @@ class Selfish(Recorder):
         try:
             self.enqueue_later(delay, self.note)
         except (TypeError, ValueError) as error:
-            return type(error)
+            return error
 
     def later_many(self, n):
         for i in range(n):

@@ -117,6 +117,12 @@ class Forker:
                 os._exit(code)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+    def child_exits(self, how):
+        pid = os.fork()
+        if not pid:
+            sys.exit(how)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
     def run(self):
         return subprocess.run([sys.executable, "-c", "print('hello')"], capture_output=True, text=True).stdout
 

@@ -83,12 +83,13 @@ def test_an_end_that_was_meant_is_no_news(context, caplog, how):
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_what_it_says_when_it_exits_is_logged(tmp_path, method):
+def test_what_text_it_exits_with_is_logged(tmp_path, method):
     program = """
         from edge_actors import Odd
         if __name__ == "__main__":
-            with Actor(Odd(), name="addressee", context=context) as actor:
-                actor.proxy.exit_with("spam")
+            for how in (None, 3, "spam"):
+                with Actor(Odd(), name="addressee", context=context) as actor:
+                    actor.proxy.exit_with(how)
     """
     (line,) = run_program(tmp_path, program, method).stderr.splitlines()
     assert re.fullmatch(r"actor 'addressee' \(process \d+\) ended itself: exit_with\(\) raised SystemExit: spam", line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import decimal
+import functools
 import inspect
 import multiprocessing
 import os
@@ -55,6 +56,14 @@ def test_a_metaclass_hides_no_method(odd):
 def test_what_takes_no_attribute_is_an_error_at_the_call(value):
     with pytest.raises(TypeError, match="derive a class"):
         Actor(value)
+
+
+@pytest.mark.parametrize(
+    "target", [len, lambda: 1, Recorder().echo, functools.partial(len), functools.partial(Box[int])]
+)
+def test_what_is_called_must_be_a_class(target):
+    with pytest.raises(TypeError, match=r"an actor wraps an object, its class, or a functools\.partial of its class"):
+        Actor(target)
 
 
 def test_an_alias_of_a_class_is_an_error_at_the_call():
