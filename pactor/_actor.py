@@ -117,7 +117,7 @@ class Actor(Generic[T]):
         self._name = name or f"{cls.__name__}-{next(_numbers.setdefault(cls.__name__, itertools.count(1)))}"
         self._owner = os.getpid()
         self._lock = threading.RLock()
-        self._closed = self._interrupted = False
+        self._closed = self._interrupted = self._killed = False
         self._last_pid = 0
         arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner, concurrency)
         _start_helpers(start.get_start_method())
@@ -257,6 +257,7 @@ class Actor(Generic[T]):
         Raises ActorError in another process than the owner.
         """
         self._check_owner()
+        self._killed = True
         self._signal(signal.SIGKILL)
 
     def __enter__(self) -> Self:
@@ -344,7 +345,7 @@ class Actor(Generic[T]):
                 _ending.write(mailbox, ending)  # for the others, who can't see that
                 if not self._supervisor and not self._interrupted:
                     text = f"actor {self._name!r} {ending.reason}"
-                    _dead_letters.bury_killed(mailbox, text, failed=ending.failed)
+                    _dead_letters.bury_killed(mailbox, text, failed=ending.failed and not self._killed)
         return ending
 
 
@@ -380,34 +381,39 @@ def _concurrency(cls: type, concurrency: int | None) -> int:
 
 
 def _packed(target: object) -> object:
-    """The target as bytes; itself where it holds what only a process that is being started can take, as a Lock.
-
-    Other pickles of a socket or a Connection can be loaded once, and a restarted actor loads its target again.
-    """
+    """The target as bytes; itself where it holds what only a process that is being started can take, as a Lock."""
     try:
         return _wire.plain(target)
     except RuntimeError:
         return target
     except _wire.REFUSALS:
         with contextlib.suppress(RuntimeError):
-            _check_picklable(target)
+            if not _holds_descriptors(target):
+                return bytes(ForkingPickler.dumps(target))
         return target
 
 
-class _Starting:
-    """What multiprocessing's reducers ask of the process that is being started."""
-
-    DupFd = duplicate_for_child = staticmethod(lambda descriptor: descriptor)
-
-
-def _check_picklable(target: object) -> None:
-    """Raises what pickling for a process that is being started raises, also where a fork would do without."""
-    starting: Any = _Starting
+def _holds_descriptors(target: object) -> bool:
+    """Whether there is a socket or a Connection: its pickle is for one load, and who is restarted loads it again."""
+    starting: Any = _Starting()
     set_spawning_popen(starting)
     try:
         ForkingPickler.dumps(target)
     finally:
         set_spawning_popen(None)
+    is_used: bool = starting.is_used
+    return is_used
+
+
+class _Starting:
+    """What multiprocessing's reducers ask of the process that is being started, to pass a descriptor."""
+
+    is_used = False
+    DupFd = int
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        self.is_used = True
+        return descriptor
 
 
 def _start_helpers(method: str) -> None:

@@ -343,13 +343,13 @@ class Loop:
             raise Stop(Ending(False, reason, traceback_of(error), failed=not self._terminated), 1) from None
 
     def _exit(self, what: str, error: SystemExit) -> NoReturn:
-        reason = f"ended itself: {what} raised {said(error)}"
         code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
-        if not isinstance(error.code, (int, type(None))):  # a text, to be shown
-            log.error("actor %r (process %d) %s", self._name, os.getpid(), reason)
+        if not isinstance(error.code, (int, type(None))):
+            with contextlib.suppress(Exception):
+                sys.stderr.write(f"{error.code}\n")  # as every process does
         if self._forked:
             self._leave(code)
-        raise Stop(Ending(False, reason), code) from None
+        raise Stop(Ending(False, f"ended itself: {what} raised {said(error)}"), code) from None
 
     def _wait(self) -> None:
         """Waits for something to do, or does it."""

@@ -306,7 +306,9 @@ class Supervisor:
             _ending.write(mailbox.directory, ending)  # first the note, then the end of reading
         self._askers.end(_LINGER)
         if ending.reason != _ending.INTERRUPTED.reason:  # the end of the program is no news
-            _dead_letters.bury_rest(mailbox.directory, mailbox.fifo, f"actor {self._name!r} {ending.reason}")
+            text = f"actor {self._name!r} {ending.reason}"
+            is_news = ending.failed and not self._told_to_end
+            _dead_letters.bury_rest(mailbox.directory, mailbox.fifo, text, is_news)
         mailbox.stop_reading()
 
     def _let_go(self) -> None:

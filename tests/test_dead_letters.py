@@ -12,7 +12,7 @@ from edge_actors import Odd
 from support import LIMIT, Recorder, eventually, reached
 from test_actor import run_program
 
-from pactor import Actor, ActorDied, _dead_letters, _wire, ask
+from pactor import Actor, ActorDied, Restart, _dead_letters, _wire, ask
 
 PROGRAM = """
 if __name__ == "__main__":
@@ -72,18 +72,42 @@ def test_a_death_in_a_method_is_logged_where_nobody_waits_for_it(context, caplog
     assert [expected] * (not is_asked) == caplog.messages
 
 
-@pytest.mark.parametrize("how", ["actor.kill()", "actor.proxy.exit_with(0)", "actor.proxy.exit_with(3)"])
-def test_an_end_that_was_meant_is_no_news(context, caplog, how):
-    with Actor(Odd(), context=context) as actor:
-        assert ask(actor.proxy.pid).result(LIMIT)
-        eventually(lambda: not _dead_letters.executing(actor._mailbox.directory))
-        exec(how)
+def _kill_busy(actor, gate):
+    actor.proxy.wait_for(gate)
+    reached(gate)
+    actor.kill()
+
+
+def _exit(actor, gate):
+    actor.proxy.exit_with(3)
+
+
+@pytest.mark.parametrize("end", [_kill_busy, _exit])
+@pytest.mark.parametrize("on_failure", ["resume", Restart()], ids=["resume", "restart"])
+def test_an_end_that_was_meant_is_no_news(context, gate, capfd, caplog, end, on_failure):
+    with Actor(Odd(), context=context, on_failure=on_failure) as actor:
+        end(actor, gate)
         assert actor.join(LIMIT)
     assert not caplog.messages
+    assert "" == capfd.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_what_text_it_exits_with_is_logged(tmp_path, method):
+def test_each_death_of_one_that_is_restarted_is_logged_the_last_one_too(tmp_path, method):
+    program = """
+        if __name__ == "__main__":
+            with Actor(Recorder(), name="addressee", context=context, on_failure=Restart(1, backoff=0)) as actor:
+                actor.proxy.kill()
+                actor.proxy.kill()
+                actor.join()
+    """
+    first, last = run_program(tmp_path, program, method).stderr.splitlines()
+    for line, end in (first, "; it is restarted in 0 s"), (last, ", after 1 restart within 5 s"):
+        assert re.fullmatch(f"actor 'addressee' died: .* SIGKILL while it executed kill\\(\\){end}", line)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_what_text_it_exits_with_is_shown(tmp_path, method):
     program = """
         from edge_actors import Odd
         if __name__ == "__main__":
@@ -91,8 +115,7 @@ def test_what_text_it_exits_with_is_logged(tmp_path, method):
                 with Actor(Odd(), name="addressee", context=context) as actor:
                     actor.proxy.exit_with(how)
     """
-    (line,) = run_program(tmp_path, program, method).stderr.splitlines()
-    assert re.fullmatch(r"actor 'addressee' \(process \d+\) ended itself: exit_with\(\) raised SystemExit: spam", line)
+    assert "spam\n" == run_program(tmp_path, program, method).stderr
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError])

@@ -11,13 +11,14 @@ import multiprocessing
 import os
 import pickle
 import re
+import select
 import socket
 import sys
 from multiprocessing import resource_sharer
 from unittest import mock
 
 import pytest
-from edge_actors import Box, ExitsWhenLoaded, Frozen, Line, Odd, Panic, PanicsWhenLoaded, Table
+from edge_actors import Box, ExitsWhenLoaded, Frozen, Line, Odd, Panic, PanicsWhenLoaded, Pickled, Table
 from support import LIMIT, Counter, Recorder
 
 import pactor
@@ -170,13 +171,13 @@ def test_a_socket_or_a_connection_in_a_message_is_one_there_too(context, line, b
     with Actor(Line, context=context) as actor:
         for _ in range(2):  # it is known by then whether they are large
             actor.proxy.write(b"told", there, ballast)
-            assert b"told" == os.read(here.fileno(), 4)
+            assert b"told" == _heard(here)
             ask(actor.proxy.write, b"asked", there, ballast).result(LIMIT)
-            assert b"asked" == os.read(here.fileno(), 5)
+            assert b"asked" == _heard(here)
             back, weight = ask(actor.proxy.echo, (there, ballast)).result(LIMIT)
             with back:
                 os.write(back.fileno(), b"back")
-            assert b"back" == os.read(here.fileno(), 4)
+            assert b"back" == _heard(here)
             assert weight == ballast
 
 
@@ -186,7 +187,7 @@ def test_a_socket_or_a_connection_comes_through_a_mailbox(line):
     mailbox.put(there)
     with mailbox.get(timeout=LIMIT) as end:
         os.write(end.fileno(), b"spam")
-    assert b"spam" == os.read(here.fileno(), 4)
+    assert b"spam" == _heard(here)
     mailbox.close()
 
 
@@ -205,14 +206,26 @@ def test_a_target_may_hold_a_socket_or_a_connection(context, line, on_failure):
     here, there = line
     with Actor(Line(there), context=context, on_failure=on_failure) as actor:
         actor.proxy.write(b"spam")
-        assert b"spam" == os.read(here.fileno(), 4)
+        assert b"spam" == _heard(here)
         if on_failure != "resume":
             for _ in range(2):
                 actor.proxy.kill()
                 actor.proxy.write(b"eggs")
-                assert b"eggs" == os.read(here.fileno(), 4)
+                assert b"eggs" == _heard(here)
 
 
 def test_what_can_not_be_pickled_beside_a_socket_or_a_connection_is_an_error_at_the_call(context, line):
     with pytest.raises((AttributeError, pickle.PicklingError)):
         Actor(Line((line[1], lambda: None)), context=context)
+    assert multiprocessing.context.get_spawning_popen() is None
+
+
+@pytest.mark.parametrize("on_failure", ["resume", Restart()], ids=["resume", "restart"])
+def test_a_target_is_pickled_under_each_start_method_whatever_it_says(context, on_failure):
+    with Actor(Pickled("multiprocessing.connection"), context=context, on_failure=on_failure) as actor:
+        assert "loaded" == ask(actor.proxy.how).result(LIMIT)
+
+
+def _heard(line):
+    assert select.select([line], [], [], LIMIT)[0]
+    return os.read(line.fileno(), 100)
