@@ -244,9 +244,7 @@ class Actor(Generic[T]):
                     stack.enter_context(deadlocks.joining(self._way, deadline))
                 if not _waiting.wait(fd, select.POLLIN, deadline):
                     return False
-        with self._lock:
-            self._process.join()
-            self._bury()
+        self._reap()
         # Asks that it leaves open end now, whoever waits for them: each keeps the way to it open.
         _waiting.wait(None, 0, deadline=0)
         return True
@@ -308,6 +306,11 @@ class Actor(Generic[T]):
         # The actor had a SIGINT too, but Python notices one that comes right before a sleep only behind it.
         while not self.join(_INTERRUPT_AGAIN if interrupted else None):
             self._signal(signal.SIGINT)
+
+    def _reap(self) -> None:
+        with self._lock:
+            self._process.join()
+            self._bury()
 
     def _bury(self) -> None:
         """Notes how it ended, once it has, and removes its mailbox."""

@@ -15,7 +15,7 @@ import select
 import struct
 import time
 
-from . import _lane, _runtime, _waiting, _wire
+from . import _ending, _lane, _runtime, _waiting, _wire
 from ._channel import Channel, channel
 from ._errors import ActorError
 
@@ -26,6 +26,11 @@ _MAX_OPEN = 32
 
 _reply_header = struct.Struct("<HBQ").pack  # a frame's header and REPLY_HEAD
 _REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
+
+
+def _unknown(_: str) -> _ending.Ending:
+    """Why an asker ended: nobody wants to know, and to find out may hold up the others for a tenth of a second."""
+    return _ending.UNKNOWN
 
 
 class Askers:
@@ -169,6 +174,7 @@ class Askers:
 
     def _meet(self, asker: bytes) -> Channel:
         way = channel(asker.decode(), "asker")
+        way.find_ending = _unknown
         try:
             way.open()
         except ActorError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,12 +17,23 @@ if TYPE_CHECKING:
 #: How long an actor may take to end when its owner failed, in seconds.
 _STOPPED = 5.0
 
+#: So many may have ended that nobody joined, or as many as run, if those are more.
+_MOST_ENDED = 16
+
 _running: list[Actor[Any]] = []
+_reap_at = _MOST_ENDED
 _closes_at_exit = False
 
 
 def add(actor: Actor[Any]) -> None:
-    global _closes_at_exit
+    global _closes_at_exit, _reap_at
+    if len(_running) >= _reap_at:
+        # As multiprocessing does: not everybody joins, and each that has ended has files open.
+        for other in _running[:]:
+            if other.exitcode is not None:
+                with contextlib.suppress(OSError):  # no room for a note
+                    other._reap()
+        _reap_at = max(_MOST_ENDED, 2 * len(_running))
     _running.append(actor)
     if not _closes_at_exit:
         from multiprocessing import util  # see pactor/__init__.py
@@ -64,8 +76,9 @@ def stop_all() -> None:
 
 
 def _after_fork() -> None:
-    global _closes_at_exit
+    global _closes_at_exit, _reap_at
     _running.clear()
+    _reap_at = _MOST_ENDED
     _closes_at_exit = False
 
 

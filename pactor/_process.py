@@ -40,7 +40,7 @@ def main(mailbox: Mailbox[Any], name: str, target: object, on_failure: str, owne
         try:
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-            take_sigterm(loop.interrupt)
+            take_signals(loop.interrupt)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the owner blocked it for the start
             loop.build(target)
             try:
@@ -71,9 +71,14 @@ def _give_up(mailbox: Mailbox[Any], name: str, error: OSError) -> NoReturn:
     sys.exit(1)
 
 
-def take_sigterm(handler: Callable[..., object]) -> None:
-    """Sets the handler, for this process alone: what it forks can be terminated as ever, from its first moment."""
+def take_signals(handler: Callable[..., object]) -> None:
+    """Sets the handler of SIGTERM, for this process alone: what it forks can be terminated as ever, and at once.
+
+    And ignores SIGPIPE, as Python does: where the program does not, an asker that is gone would end who replies.
+    """
     global _sigterm
+    if signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _sigterm = handler, signal.signal(signal.SIGTERM, handler)
 
 

@@ -152,7 +152,7 @@ class Supervisor:
         if self._owner_fd is not None:
             self._poll.register(self._owner_fd, select.POLLIN)
         _runtime.home(mailbox.directory)
-        _process.take_sigterm(lambda number, _: os.write(signaller.fileno(), bytes([number])))
+        _process.take_signals(lambda number, _: os.write(signaller.fileno(), bytes([number])))
         os.register_at_fork(after_in_child=self._let_go)
 
     def run(self) -> int:

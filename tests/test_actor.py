@@ -30,7 +30,7 @@ from plain_actors import (
 from programs import METHODS, run
 from support import LIMIT, Counter, Recorder, eventually, reached, runs
 
-from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, _ending, _runtime, ask
+from pactor import Actor, ActorClosed, ActorDied, ActorError, Restart, _ending, _owned, _runtime, ask
 
 
 @pytest.mark.parametrize(
@@ -374,6 +374,21 @@ def test_a_child_that_a_method_forks_is_not_the_actor(context, how):
             if i == 5:
                 actor.proxy.stray(how)
         assert [actor.pid] * 20 == ask(actor.proxy.all).result(LIMIT)
+
+
+def test_those_that_ended_and_that_nobody_joined_are_let_go_of(context, monkeypatch):
+    monkeypatch.setattr(_owned, "_MOST_ENDED", 3)
+    monkeypatch.setattr(_owned, "_reap_at", 3)
+    with Actor(Recorder(), context=context) as living:
+        for _ in range(8):
+            actor = Actor(Recorder(), context=context)
+            actor.close()
+            eventually(lambda actor=actor: actor.exitcode is not None)
+            assert len(_owned._running) <= 4
+        assert living in _owned._running
+        assert 1 == ask(living.proxy.echo, 1).result(LIMIT)
+    for actor in _owned._running[:]:
+        actor.join()
 
 
 def test_many_threads_learn_the_same_of_a_death(context):

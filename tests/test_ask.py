@@ -31,6 +31,7 @@ from ask_actors import (
     hammer,
 )
 from support import LIMIT, Counter, Interrupt, Recorder, eventually, frames_in, reached, results, unread
+from test_actor import run_program
 
 from pactor import (
     Actor,
@@ -40,6 +41,7 @@ from pactor import (
     RemoteError,
     _askers,
     _blocks,
+    _ending,
     _future,
     _inbox,
     _replies,
@@ -778,6 +780,42 @@ def test_many_askers_that_do_not_read_get_their_replies_when_they_do(monkeypatch
         for replies in all_replies:
             replies.close()
             _runtime.remove(replies.mailbox)
+
+
+def test_why_an_asker_ended_is_not_looked_for(monkeypatch, tmp_path):
+    poll = select.poll()
+    askers = _askers.Askers(poll, str(tmp_path), keeps_journal=False)
+    replies = _replies.Replies(_runtime.home().new_mailbox())
+    monkeypatch.setattr(_ending, "find", None)
+    askers.reply(replies.mailbox.encode(), 7, _wire.VALUE, "spam")
+    replies.close()
+    ((fd, _),) = poll.poll(0)
+    askers.attend(fd)
+    assert [] == poll.poll(0)
+    askers.reply(replies.mailbox.encode(), 8, _wire.VALUE, "spam")
+    assert not os.path.exists(replies.mailbox)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("arguments", ["", "on_failure=Restart(0)"], ids=["resume", "restart"])
+def test_an_asker_that_is_gone_does_not_end_an_actor_of_a_program_without_sigpipe(tmp_path, method, arguments):
+    program = """
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        gate = sys.argv[0] + ".gate"
+        def ask_and_exit(proxy):
+            ask(proxy.echo).result()
+            ask(proxy.wait_for, gate)
+            os._exit(0)
+        if __name__ == "__main__":
+            with Actor(Recorder(), context=context, {arguments}) as actor:
+                asker = context.Process(target=ask_and_exit, args=(actor.proxy,))
+                asker.start()
+                asker.join()
+                open(gate, "w").close()
+                assert "spam" == ask(actor.proxy.echo, "spam").result(20)
+    """
+    result = run_program(tmp_path, program.replace("{arguments}", arguments), method)
+    assert (0, "") == (result.returncode, result.stderr)
 
 
 def test_two_threads_that_decide_a_future_at_once_call_its_callbacks_once(recorder):
