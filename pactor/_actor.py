@@ -15,11 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.context import set_spawning_popen
-from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _waiting, _wire
+from . import _channel, _current, _dead_letters, _ending, _inbox, _owned, _process, _proxy, _target, _waiting, _wire
 from ._enqueue import check_injectable
 from ._errors import ActorError
 
@@ -119,7 +117,7 @@ class Actor(Generic[T]):
         self._lock = threading.RLock()
         self._closed = self._interrupted = self._killed = False
         self._last_pid = 0
-        arguments: tuple[Any, ...] = (_packed(target), on_failure, self._owner, concurrency)
+        arguments: tuple[Any, ...] = (_target.packed(target), on_failure, self._owner, concurrency)
         _start_helpers(start.get_start_method())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
@@ -381,42 +379,6 @@ def _concurrency(cls: type, concurrency: int | None) -> int:
         raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
     is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls))
     return concurrency or (_CONCURRENCY if is_async else 0)
-
-
-def _packed(target: object) -> object:
-    """The target as bytes; itself where it holds what only a process that is being started can take, as a Lock."""
-    try:
-        return _wire.plain(target)
-    except RuntimeError:
-        return target
-    except _wire.REFUSALS:
-        with contextlib.suppress(RuntimeError):
-            if not _holds_descriptors(target):
-                return bytes(ForkingPickler.dumps(target))
-        return target
-
-
-def _holds_descriptors(target: object) -> bool:
-    """Whether there is a socket or a Connection: its pickle is for one load, and who is restarted loads it again."""
-    starting: Any = _Starting()
-    set_spawning_popen(starting)
-    try:
-        ForkingPickler.dumps(target)
-    finally:
-        set_spawning_popen(None)
-    is_used: bool = starting.is_used
-    return is_used
-
-
-class _Starting:
-    """What multiprocessing's reducers ask of the process that is being started, to pass a descriptor."""
-
-    is_used = False
-    DupFd = int
-
-    def duplicate_for_child(self, descriptor: int) -> int:
-        self.is_used = True
-        return descriptor
 
 
 def _start_helpers(method: str) -> None:

@@ -109,7 +109,7 @@ def test_enqueue_finds_a_place_in_unusual_classes(context, cls):
         eventually(lambda: ask(actor.proxy.total).result(LIMIT) == 3)
 
 
-@pytest.mark.parametrize("target", [Recorder(), threading.Lock()], ids=["local", "lock"])
+@pytest.mark.parametrize("target", [Recorder(), lambda: None, threading.Lock()], ids=["local", "lambda", "lock"])
 def test_a_target_that_cannot_be_pickled_raises_in_the_caller(target):
     if isinstance(target, Recorder):
         target.handle = lambda: None
