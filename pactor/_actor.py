@@ -211,6 +211,8 @@ class Actor(Generic[T]):
         self._check_owner()
         if self._closed:
             return
+        if self._supervisor:
+            self._signal(0)  # first: behind the CLOSE it may be gone, and SIGPIPE end a program that does not ignore it
         with contextlib.suppress(ActorError):
             end = _wire.frame(_wire.CLOSE, b"", b"")
             if not self._way.try_send(end):
@@ -219,8 +221,6 @@ class Actor(Generic[T]):
                 _inbox.close_when_read(f"{self._mailbox.directory}/inbox")
                 self._way.try_send(end)
         self._way.end(_ending.CLOSED)
-        if self._supervisor:
-            self._signal(0)
         self._closed = True  # last: what an exception of a signal handler interrupts can be done again
 
     def join(self, timeout: float | None = None) -> bool:

@@ -71,6 +71,7 @@ class Askers:
                         return
                     if _wire.write_now(way.fd, frame):
                         return
+                value = _wire.Pickled(data)
         try:
             self._send(asker, way, way.pack(kind, _wire.REPLY_HEAD.pack(number), value))
         except ActorError:

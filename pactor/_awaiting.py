@@ -317,7 +317,7 @@ async def _tell_itself(way: Channel, frame: bytes) -> None:
         raise
 
 
-def ask(way: Channel, kind: int, head: bytes, message: tuple[Any, ...], future: Future[Any]) -> None:
+def ask(way: Channel, kind: int, head: bytes, message: object, future: Future[Any]) -> None:
     """Sends an ask, at once or when there is room."""
 
     def sent(error: Exception | None) -> None:

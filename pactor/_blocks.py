@@ -184,13 +184,21 @@ def forget() -> bool:
 
 
 class _Inhabited(mmap.mmap):
-    """Gives the block back when nothing lives in it any more. (`mmap.__new__` takes the arguments.)"""
+    """Gives the block back when nothing lives in it any more.
+
+    Private, as memory that nobody shares is: what a process writes into an array, one that it forks does not see.
+    """
 
     forks: int
     is_ours = False  # not claimed yet
+    _state: mmap.mmap
 
-    def __init__(self, *_args: object) -> None:
-        self.forks = _forks
+    @classmethod
+    def of(cls, fd: int) -> _Inhabited:
+        mapping = cls(fd, 0, flags=mmap.MAP_PRIVATE)
+        mapping._state = mmap.mmap(fd, 1)
+        mapping.forks = _forks
+        return mapping
 
     def __del__(self) -> None:
         if self.is_ours and self.forks == _forks:
@@ -198,7 +206,7 @@ class _Inhabited(mmap.mmap):
                 self.resize(len(self))  # in a cycle that is collected, what lives in it may come later
             except BufferError:
                 return
-            self[0] = FREE
+            self._state[0] = FREE
 
 
 #: How often this process was forked: what lived in a block then may live on in a child.
@@ -218,8 +226,8 @@ def attach(directory: str, name: str) -> mmap.mmap:
 def _mapped(fd: int) -> mmap.mmap:
     state = int.from_bytes(os.pread(fd, 1, 0), "little")
     if state == INHABITED:
-        return _Inhabited(fd, 0)
-    mapping = mmap.mmap(fd, 0)
+        return _Inhabited.of(fd)
+    mapping = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED if state == IN_USE else mmap.MAP_PRIVATE)
     if state == IN_USE and len(mapping) <= _TOTAL_KNOWN:
         status = os.fstat(fd)
         key = status.st_dev, status.st_ino

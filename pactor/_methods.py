@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 #: Where the signature has no first argument to leave out. The last is a classmethod that is written in C.
 _UNBOUND = (staticmethod, classmethod, type(dict.__dict__["fromkeys"]))
-#: Too large for a frame, or nothing for the plain pickler.
-_SLOWER = (IndexError, *_wire.REFUSALS)
 
 
 def make(cls: type, name: str) -> Callable[..., None]:
@@ -36,23 +34,29 @@ def make(cls: type, name: str) -> Callable[..., None]:
         if kwargs or len(args) not in fitting:
             check(self, *args, **kwargs)
         way = self.__channel__
+        message: object = (name, args, kwargs)
         if not way.large:
             try:
-                body = dumps((name, args, kwargs), 5)
+                body = dumps(message, 5)
                 size = len(body)
                 if size >= shortest and body.count(connection):
                     raise pickle.PicklingError
-                frame = way.headers[size] + body
-            except _SLOWER:
+            except _wire.REFUSALS:
                 pass
             else:
                 try:
-                    write(way.fd, frame)
-                    return
-                except OSError as error:
-                    if error.errno not in _wire.MORE_TO_DO:
-                        raise
-        way.post(_wire.ITEM, b"", (name, args, kwargs))
+                    frame = way.headers[size] + body
+                except IndexError:  # too large for a frame
+                    pass
+                else:
+                    try:
+                        write(way.fd, frame)
+                        return
+                    except OSError as error:
+                        if error.errno not in _wire.MORE_TO_DO:
+                            raise
+                message = _wire.Pickled(body)
+        way.post(_wire.ITEM, b"", message)
 
     functools.update_wrapper(method, target, updated=())
     method.__name__ = name

@@ -93,8 +93,9 @@ class Replies:
         message = (name, args, kwargs)
         try:
             future = self._pending[number] = Future(self, number, way)
-            if not self._ask_quickly(way, future, message):
-                self._ask(way, future, message, _wire.ASK)
+            rest = self._ask_quickly(way, future, message)
+            if rest is not None:
+                self._ask(way, future, rest, _wire.ASK)
         except BaseException:
             self.forget(number)
             raise
@@ -232,7 +233,7 @@ class Replies:
             if self._followers:
                 self.wake_followers()
 
-    def _ask(self, way: Channel, future: Future[Any], message: tuple[Any, ...], kind: int) -> None:
+    def _ask(self, way: Channel, future: Future[Any], message: object, kind: int) -> None:
         head = _wire.ASK_HEAD.pack(future._number, len(self._address)) + self._address
         if _waiting.running_loop() is None or way.is_reader:
             way.post(kind, head, message)
@@ -241,20 +242,20 @@ class Replies:
 
             _awaiting.ask(way, kind, head, message, future)
 
-    def _ask_quickly(self, way: Channel, future: Future[Any], message: tuple[Any, ...]) -> bool:
-        """By far the most asks; False where there is more to do."""
+    def _ask_quickly(self, way: Channel, future: Future[Any], message: object) -> object:
+        """By far the most asks; returns what is still to be sent, None for nothing."""
         if way.large:
-            return False
+            return message
         try:
             body = pickle.dumps(message, 5)
         except _wire.REFUSALS:
-            return False
+            return message
         size = len(body)
         if size >= _wire.SHORTEST_WITH_CONNECTION and body.count(_wire.CONNECTION):
-            return False
+            return message
         size += self._ask_size
         if size > _wire.MAX_FRAME or way.headers is not _wire.ITEM_HEADERS:
-            return False
+            return _wire.Pickled(body)
         number, rest, lane = future._number, self._address + body, way.lane
         if (
             lane is not None
@@ -267,11 +268,12 @@ class Replies:
                 frame = _ask_header(size, _wire.ASK | _wire.LANED, number, len(self._address)) + rest
                 # Before the next one goes through the lane, it is known which way this one went.
                 if not lane.send(number, frame) and not _wire.write_now(way.fd, frame):
-                    self._ask(way, future, message, _wire.ASK | _wire.LANED)
+                    self._ask(way, future, _wire.Pickled(body), _wire.ASK | _wire.LANED)
             finally:
                 lane.sending.release()
-            return True
-        return _wire.write_now(way.fd, _ask_header(size, _wire.ASK, number, len(self._address)) + rest)
+            return None
+        is_written = _wire.write_now(way.fd, _ask_header(size, _wire.ASK, number, len(self._address)) + rest)
+        return None if is_written else _wire.Pickled(body)
 
     def _offer_lane(self, way: Channel) -> None:
         """Makes a lane to an actor that is asked again and again, if one waits for each reply, and not for long."""

@@ -9,7 +9,8 @@ Rules:
    It may be a block, which the sender uses again and again: the first byte is its state (see `_blocks`), which is FREE
    in all other files.
 3. Buffers that pickle protocol 5 takes out of band lie behind the body in that file, each aligned. The receiver maps
-   them: a numpy array is written once and not copied again.
+   them: a numpy array is written once and not copied again. That is for what is expected to be large: what was pickled
+   for a frame and is too large goes as it is, as a `__reduce__` is to be called once.
 """
 
 from __future__ import annotations
@@ -134,6 +135,13 @@ def dumps(obj: object) -> bytes:
         return bytes(ForkingPickler.dumps(obj, 5))
 
 
+class Pickled:
+    """Stands for an object that is pickled already: what its `__reduce__` does, it shall do once."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+
 def pack(directory: str, kind: int, head: bytes, obj: object, large: bool = False) -> bytes:
     """Returns the frame for ``obj`` to the mailbox ``directory``; a large object has been stored there.
 
@@ -172,6 +180,8 @@ class _Parts(list[bytes]):
 
 def _pickled(obj: object, large: bool = True) -> tuple[list[bytes], list[memoryview]]:
     """Pickles; returns the parts of the pickle, and the large buffers out of band."""
+    if type(obj) is Pickled:
+        return [obj.body], []
     buffers: list[memoryview] = []
 
     def out_of_band(buffer: pickle.PickleBuffer) -> bool:
