@@ -117,7 +117,7 @@ class Actor(Generic[T]):
         self._lock = threading.RLock()
         self._closed = self._interrupted = self._killed = False
         self._last_pid = 0
-        arguments: tuple[Any, ...] = (_target.packed(target), on_failure, self._owner, concurrency)
+        arguments: tuple[Any, ...] = ([_target.packed(target)], on_failure, self._owner, concurrency)
         _start_helpers(start.get_start_method())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
@@ -331,10 +331,12 @@ class Actor(Generic[T]):
             return note
         deadline = time.monotonic() + _GONE
         # Not by Process.join: what it waits on, a child that the actor forked may hold.
-        while (exitcode := self.exitcode) is None and time.monotonic() < deadline:
+        has_ended = False
+        while (exitcode := self.exitcode) is None and not has_ended:
+            if time.monotonic() > deadline:
+                return _ending.UNKNOWN
             time.sleep(0.001)
-        if exitcode is None:
-            return _ending.UNKNOWN
+            has_ended = _waiting.has_ended(self._process.pid)
         with self._lock:
             if note := _ending.read(mailbox):
                 return note

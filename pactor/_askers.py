@@ -14,6 +14,7 @@ import pickle
 import select
 import struct
 import time
+from collections.abc import Iterable, Sequence
 
 from . import _ending, _lane, _runtime, _waiting, _wire
 from ._channel import Channel, channel
@@ -21,6 +22,10 @@ from ._errors import ActorError
 
 #: Where an actor that is restarted keeps replies, in its mailbox: a file an asker.
 _JOURNAL = "journal."
+#: How the name of one ends that is written anew.
+_NEW = ".new"
+#: So many may be in a journal beside twice those that are still kept.
+_FEW = 64
 #: Askers whose mailboxes are kept open.
 _MAX_OPEN = 32
 
@@ -31,6 +36,31 @@ _REPLY_SIZE = _wire.HEADER_SIZE + _wire.REPLY_HEAD.size
 def _unknown(_: str) -> _ending.Ending:
     """Why an asker ended: nobody wants to know, and to find out may hold up the others for a tenth of a second."""
     return _ending.UNKNOWN
+
+
+class _Journal:
+    """The replies to one asker that are kept, written down."""
+
+    def __init__(self, path: str, asker: bytes) -> None:
+        self.path = path
+        self._asker = asker
+        self._count = 0
+
+    def add(self, frame: bytes, unsent: Sequence[bytes]) -> None:
+        """Writes down one more; ``unsent`` are all that are still kept, this one too."""
+        if self._count < 2 * len(unsent) + _FEW:
+            self._append(self.path, [frame])
+            self._count += 1
+        else:  # as it goes on and on, it must not grow by what was sent
+            temporary = f"{self.path}{_NEW}"
+            _runtime.unlink(temporary)
+            self._append(temporary, unsent)
+            os.rename(temporary, self.path)
+            self._count = len(unsent)
+
+    def _append(self, path: str, frames: Iterable[bytes]) -> None:
+        with open(path, "ab", buffering=0) as file:
+            file.write(b"".join(pickle.dumps((self._asker, frame)) for frame in frames))
 
 
 class Askers:
@@ -47,7 +77,7 @@ class Askers:
         self.lane: _lane.Lane | None = None
         # The number of the last ask from the lane of an asker, where it looks into another's now.
         self._taken_before: dict[bytes, int | None] = {}
-        self._journals: dict[bytes, str] = {}
+        self._journals: dict[bytes, _Journal] = {}
         self._numbers = itertools.count()
         self._ways: dict[bytes, Channel] = {}
         self._unsent: dict[bytes, collections.deque[bytes]] = {}
@@ -104,19 +134,19 @@ class Askers:
             self._end_of_lane(asker).note(number)
 
     def _end_of_lane(self, asker: bytes) -> _lane.Lane:
-        return _lane.Lane.open(self._mailbox, asker.decode())
+        return _lane.Lane.open(self._mailbox, os.fsdecode(asker))
 
     def _close_lane(self, asker: bytes) -> None:
         if self.lane is not None and self.lane.asker == asker:
             self.lane = None
         self._taken_before.pop(asker, None)
         with contextlib.suppress(OSError, ValueError):
-            os.unlink(_lane.path(self._mailbox, asker.decode()))
+            os.unlink(_lane.path(self._mailbox, os.fsdecode(asker)))
 
     def take_over(self) -> None:
         """Sends the replies that a killed process kept. Some may have been sent: an asker takes only the first."""
         for name in os.listdir(self._mailbox):
-            if name.startswith(_JOURNAL):
+            if name.startswith(_JOURNAL) and not name.endswith(_NEW):  # which holds no more than the one beside it
                 self._take_over(f"{self._mailbox}/{name}")
 
     def _take_over(self, journal: str) -> None:
@@ -157,9 +187,11 @@ class Askers:
             self._poll.modify(way.file, select.POLLOUT)
         self._unsent[asker].append(frame)
         if self._keeps_journal:
-            journal = self._journals.setdefault(asker, f"{self._mailbox}/{_JOURNAL}{next(self._numbers)}")
-            with open(journal, "ab", buffering=0) as file:
-                file.write(pickle.dumps((asker, frame)))
+            journal = self._journals.get(asker)
+            if journal is None:
+                path = f"{self._mailbox}/{_JOURNAL}{next(self._numbers)}"
+                journal = self._journals[asker] = _Journal(path, asker)
+            journal.add(frame, self._unsent[asker])
 
     def _send_rest(self, asker: bytes, way: Channel) -> None:
         frames = self._unsent.get(asker)
@@ -174,7 +206,7 @@ class Askers:
             way.fail()
 
     def _meet(self, asker: bytes) -> Channel:
-        way = channel(asker.decode(), "asker")
+        way = channel(os.fsdecode(asker), "asker")
         way.find_ending = _unknown
         try:
             way.open()
@@ -191,7 +223,7 @@ class Askers:
     def _forget(self, asker: bytes) -> None:
         self._unsent.pop(asker, None)
         if journal := self._journals.pop(asker, None):
-            _runtime.unlink(journal)
+            _runtime.unlink(journal.path)
 
     def _part(self, asker: bytes) -> None:
         self._forget(asker)

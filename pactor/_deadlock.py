@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class Wait:
 
     def __init__(self, way: Channel, asker: str, number: int, deadline: float | None) -> None:
         self.way = way
-        self.asker = asker.encode()
+        self.asker = os.fsencode(asker)
         self.number = number
         self.deadline = math.inf if deadline is None else deadline
         self.next_probe = 0.0  # on the monotonic clock

@@ -47,8 +47,8 @@ ORPHANED = Ending(False, "ended, as the process that owned it is gone")
 UNKNOWN = Ending(False, "died, and nobody could see why")
 
 
-def of_exit(exitcode: int, pid: int, mailbox: str) -> Ending:
-    """The ending of a process that left no note; ``exitcode`` as in `multiprocessing.Process`."""
+def of_exit(exitcode: int | None, pid: int, mailbox: str) -> Ending:
+    """The ending of a process that left no note; ``exitcode`` as in `multiprocessing.Process`, None if it is lost."""
     if exitcode == -signal.SIGTERM:  # before it could take that as what it is
         return TERMINATED
     method = executing(mailbox)
@@ -61,12 +61,14 @@ def unsupervised(pid: int) -> Ending:
     return Ending(False, f"ended, as its supervisor, process {pid}, is gone")
 
 
-def of_supervisor(exitcode: int, pid: int) -> Ending:
+def of_supervisor(exitcode: int | None, pid: int) -> Ending:
     """The same, as the owner sees it."""
     return Ending(False, f"ended, as its supervisor, process {pid}, {_how(exitcode)}")
 
 
-def _how(exitcode: int) -> str:
+def _how(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "ended, and why is lost, as its parent ignores SIGCHLD, or reaps what others have started"
     if exitcode >= 0:
         return f"ended with exit code {exitcode}"
     try:

@@ -48,6 +48,9 @@ class Future(concurrent.futures.Future[R]):
         condition: threading.Condition = self.__dict__.setdefault("_condition", threading.Condition())
         return condition
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a Future belongs to the process that asked; a method may return one, and its result is sent")
+
     def result(self, timeout: float | None = None) -> R:
         """Waits for the reply and returns it; raises what the method raised.
 

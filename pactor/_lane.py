@@ -62,7 +62,7 @@ class Lane:
     """One end of a lane between an actor and an ``asker``."""
 
     def __init__(self, asker: str, mapping: mmap.mmap, mine: int, other: int) -> None:
-        self.asker = asker.encode()
+        self.asker = os.fsencode(asker)
         #: Held by who sends, of several threads; never waited for. An exception right behind it is acquired, or right
         #: before it is released, costs the lane.
         self.sending = threading.Lock()

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 _sigterm: tuple[Callable[..., object], Any] | None = None
 
 
-def main(mailbox: Mailbox[Any], name: str, target: object, on_failure: str, owner: int, concurrency: int) -> None:
-    """What an actor's process does from its start to its end; ``concurrency`` is 0 where no method is a coroutine."""
+def main(mailbox: Mailbox[Any], name: str, target: list[object], on_failure: str, owner: int, concurrency: int) -> None:
+    """What an actor's process does from its start to its end; ``concurrency`` is 0 where no method is a coroutine.
+
+    The target is taken out of its list, which others keep: once it is loaded, its pickle is to be gone.
+    """
     ending, exitcode = _ending.CLOSED, 0
     signal.set_wakeup_fd(-1)  # a forked process has its parent's, which would hear of its signals
     try:
@@ -42,7 +45,7 @@ def main(mailbox: Mailbox[Any], name: str, target: object, on_failure: str, owne
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             take_signals(loop.interrupt)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the owner blocked it for the start
-            loop.build(target)
+            loop.build(target.pop())
             try:
                 loop.run()
             finally:

@@ -34,6 +34,8 @@ _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 #: What actors of this process wrap, by their mailboxes: by its name it might be another class by now.
 _known: dict[str, type] = {}
 _classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
+#: What they were made of.
+_sources: weakref.WeakKeyDictionary[type, dict[str, object]] = weakref.WeakKeyDictionary()
 
 
 class Proxy:
@@ -95,6 +97,8 @@ def wrapped_class(target: object) -> type:
 
 def make(cls: type, way: Channel) -> Proxy:
     """The proxy of an actor that wraps an instance of the class."""
+    if cls in _classes and not _is_as_before(cls):
+        _classes.pop(cls, None)  # a test has put something else into it, or taken it out again
     return class_for(cls)(way, (cls.__module__, cls.__qualname__))
 
 
@@ -119,8 +123,19 @@ def class_for(cls: type) -> type[Proxy]:
         names = type.__dir__(cls)  # where a metaclass hides some, they are there all the same
         methods = {name: _methods.make(cls, name) for name in names if _is_method(cls, name)}
         members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
+        _sources[cls] = _attributes(cls)
         found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)
     return found
+
+
+def _attributes(cls: type) -> dict[str, object]:
+    return {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items() if not is_dunder(name)}
+
+
+def _is_as_before(cls: type) -> bool:
+    """Whether the class has the attributes of which its proxies were made."""
+    before, now = _sources[cls], _attributes(cls)
+    return before.keys() == now.keys() and all(before[name] is value for name, value in now.items())
 
 
 def _is_method(cls: type, name: str) -> bool:
@@ -156,7 +171,12 @@ def ask(method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]
     the remote traceback is its ``__cause__``.
     """
     way = _checked("ask", method, args, kwargs)
-    return _replies(way.mailbox).ask(way, method.__name__, args, kwargs)
+    try:
+        replies = _replies(way.mailbox)
+    except FileNotFoundError:  # the first ask, to an actor whose program is gone
+        way.open()
+        raise
+    return replies.ask(way, method.__name__, args, kwargs)
 
 
 async def tell(method: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:

@@ -53,7 +53,7 @@ class Replies:
 
     def __init__(self, mailbox: str) -> None:
         self.mailbox = mailbox
-        self._address = mailbox.encode()
+        self._address = os.fsencode(mailbox)
         os.mkfifo(f"{mailbox}/fifo", 0o600)
         self.fd = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
         # One writer for as long as there is a reader, or else poll reports the writers' end.

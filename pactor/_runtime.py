@@ -8,6 +8,7 @@ Rules:
 2. Every process that uses it holds a shared ``flock`` on it. The kernel drops that lock however the process ends, so
    whoever gets the exclusive one knows that nobody else is left, and removes the directory.
 3. A program that makes its own first removes those that nobody holds any more: what a killed program left behind.
+   What its own killed processes left, it removes when it makes further mailboxes.
 
 A path is all the address that a mailbox needs, so one process hands it to another in a message.
 """
@@ -19,6 +20,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
@@ -29,6 +31,10 @@ PREFIX = "pactor-"
 _ROOM = 16 << 20
 #: Where runtime directories are made, instead of ``/dev/shm`` or the temporary directory.
 VARIABLE = "PACTOR_DIR"
+#: How often a process looks for mailboxes that nobody has any more, in seconds.
+_SWEEP_AGAIN = 10.0
+#: How long those stay for whoever wants to know how their readers ended, in seconds.
+_KEPT = 60.0
 
 
 class Lease:
@@ -99,9 +105,16 @@ class Home(Lease):
     """A program's runtime directory."""
 
     _mailboxes = 0
+    _sweep_at = 0.0
 
     def new_mailbox(self) -> str:
-        """Makes a directory for a mailbox; returns its path."""
+        """Makes a directory for a mailbox; returns its path. Removes those that processes left that were killed."""
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_AGAIN
+            for name in os.listdir(self.path):
+                if _is_abandoned(self.path, name):
+                    remove(f"{self.path}/{name}")
         while True:
             self._mailboxes += 1
             path = f"{self.path}/{os.getpid()}-{self._mailboxes}"
@@ -110,6 +123,21 @@ class Home(Lease):
                 return path
             except FileExistsError:  # an earlier process had the same id
                 continue
+
+
+def _is_abandoned(home: str, name: str) -> bool:
+    """Whether this is a mailbox whose maker is gone, and that has no reader."""
+    pid, dash, _ = name.partition("-")
+    if not dash or not pid.isdigit() or is_running(int(pid)):
+        return False
+    path = f"{home}/{name}"
+    try:
+        if time.time() - os.stat(path).st_mtime < _KEPT:
+            return False
+        os.close(os.open(f"{path}/fifo", os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return error.errno in (errno.ENXIO, errno.ENOENT)
+    return False
 
 
 #: By their paths. There is more than one where processes that made their own exchange mailboxes.

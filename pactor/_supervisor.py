@@ -93,7 +93,7 @@ class Restart:
                 raise ValueError(f"{name} must be 0 or more, not {value!r}")
 
 
-def main(mailbox: Mailbox[Any], name: str, target: object, restart: Restart, owner: int, *others: Any) -> None:
+def main(mailbox: Mailbox[Any], name: str, target: list[object], restart: Restart, owner: int, *others: Any) -> None:
     """What a supervisor's process does from its start to its end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the actor, which has it too
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # nobody else reaps the actor, or its exit code would be lost
@@ -125,7 +125,7 @@ class Supervisor:
         self,
         mailbox: Mailbox[Any],
         name: str,
-        target: object,
+        target: list[object],
         restart: Restart,
         owner: int,
         concurrency: int,
@@ -135,7 +135,7 @@ class Supervisor:
     ) -> None:
         self._mailbox = mailbox
         self._name = name
-        self._target = target
+        (self._target,) = target
         self._restart = restart
         self._owner = owner
         self._concurrency = concurrency
@@ -174,7 +174,7 @@ class Supervisor:
         if method == "forkserver":  # one more fork server, for one actor, would be a waste
             method = "spawn" if _has_threads() else "fork"
         start: Any = multiprocessing.get_context(method)
-        arguments = (self._mailbox, self._name, self._target, RESTART, os.getpid(), self._concurrency)
+        arguments = (self._mailbox, self._name, [self._target], RESTART, os.getpid(), self._concurrency)
         process = start.Process(target=_process.main, args=arguments, name=self._name, daemon=False)
         try:
             self._mailbox.bequeath(process.start, keep=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
 from . import _wire
@@ -11,6 +12,11 @@ from ._errors import RemoteError, RemoteTraceback
 
 def portable(error: BaseException) -> tuple[bytes | None, str, str, str]:
     """What of an exception travels: itself, if it can, and its text, if it can't."""
+    if isinstance(error, getattr(sys.modules.get("asyncio.exceptions"), "CancelledError", ())):
+        # In a coroutine of the asker's it would stand for that one's own cancellation, which nobody notices.
+        from concurrent.futures import CancelledError
+
+        error = CancelledError(*error.args).with_traceback(error.__traceback__)
     try:
         pickled = _wire.dumps(error)
     except Exception:

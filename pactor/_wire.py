@@ -24,12 +24,13 @@ import os
 import pickle
 import select
 import struct
+import sys
 import weakref
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from . import _blocks, _files, _waiting
+from . import _blocks, _files, _runtime, _waiting
 
 #: PIPE_BUF; 512 is the least that POSIX allows.
 MAX_FRAME: int = getattr(select, "PIPE_BUF", 512)
@@ -58,7 +59,8 @@ REPLY_HEAD = struct.Struct("<Q")  # number of the ask
 #: Buffers from this size on are worth a mapping of their own, in bytes.
 OUT_OF_BAND = 64 * 1024
 _ALIGN = 64
-#: A mapping keeps a descriptor open as long as an array lives on it; this many at most, the rest is copied.
+#: A mapping keeps one or two descriptors open as long as an array lives on it. This many at most, and with all of them
+#: half of the descriptors that the process may have; the rest is copied.
 _MAX_MAPPINGS = 256
 _LARGE_PART = 1 << 16
 _FRAMES = (pickle.PROTO, pickle.FRAME)
@@ -240,11 +242,17 @@ def _filed(directory: str, name: str, parts: list[Any]) -> str:
     """Writes the parts to a new file; returns its name. What free blocks take up it may have."""
     path = f"{directory}/{name}"
     try:
-        _store(directory, path, parts)
+        try:
+            _store(directory, path, parts)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not _blocks.forget():
+                raise
+            _store(directory, path, parts)
     except OSError as error:
-        if error.errno != errno.ENOSPC or not _blocks.forget():
+        if error.errno != errno.ENOSPC:
             raise
-        _store(directory, path, parts)
+        text = f"no room for a message of {sum(map(len, parts))} bytes; {_runtime.VARIABLE} names another place"
+        raise OSError(error.errno, text, os.path.dirname(directory)) from None
     return name
 
 
@@ -344,7 +352,7 @@ def loads(mapping: mmap.mmap) -> Any:
     start = _START.size + 8 * count
     end = start + size
     buffers = []
-    keep = len(_mappings) < _MAX_MAPPINGS
+    keep = count > 0 and len(_mappings) < min(_MAX_MAPPINGS, _descriptors() // 4)
     for i in range(count):
         entry: int = _U64.unpack_from(view, _START.size + 8 * i)[0]
         length = entry & ~_READ_ONLY
@@ -354,9 +362,17 @@ def loads(mapping: mmap.mmap) -> Any:
         if not keep:
             part = memoryview(bytearray(part))
         buffers.append(part.toreadonly() if entry & _READ_ONLY else part)
-    if count and keep:
+    if keep:
         _mappings.add(mapping)
     return pickle.loads(view[start : start + size], buffers=buffers)
+
+
+def _descriptors() -> int:
+    """How many this process may have."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _path(directory: str, name: bytes) -> str:
