@@ -111,12 +111,20 @@ class Actor(Generic[T]):
         check_injectable(cls)
         _check(name, maxsize, on_failure, context)
         concurrency = _concurrency(cls, concurrency)
+        from ._mailbox import pickled_here  # not before it is needed, see pactor/__init__.py
+
         start: Any = context or multiprocessing
         self._name = name or f"{cls.__name__}-{next(_numbers.setdefault(cls.__name__, itertools.count(1)))}"
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._closed = self._interrupted = self._killed = False
         self._last_pid = 0
+        with pickled_here() as self._held:  # the target's mailboxes, until its process has them, and those after it
+            self._make(start, cls, target, maxsize, on_failure, concurrency)
+
+    def _make(
+        self, start: Any, cls: type, target: object, maxsize: int, on_failure: str | Restart, concurrency: int
+    ) -> None:
         arguments: tuple[Any, ...] = ([_target.packed(target)], on_failure, self._owner, concurrency)
         _start_helpers(start.get_start_method())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -139,7 +147,7 @@ class Actor(Generic[T]):
     def _start(
         self, start: Any, cls: type, maxsize: int, main: Callable[..., None], arguments: tuple[Any, ...]
     ) -> None:
-        from ._mailbox import Mailbox  # not before it is needed, see pactor/__init__.py
+        from ._mailbox import Mailbox
 
         self._mailbox = Mailbox.for_actor(maxsize)
         self._process = start.Process(
@@ -314,6 +322,7 @@ class Actor(Generic[T]):
         """Notes how it ended, once it has, and removes its mailbox."""
         if not _owned.remove(self):
             return
+        self._held.clear()
         mailbox = self._mailbox.directory
         ending = self._find_ending(mailbox)
         self._way.end(ending)

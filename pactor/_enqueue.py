@@ -28,8 +28,9 @@ class Enqueue:
     another process it still enqueues to the same actor.
     """
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: Proxy, obj: object = None) -> None:
         self._proxy = proxy
+        self._object = obj  # None in other processes
         self._names: dict[object, str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,8 +50,10 @@ class Enqueue:
             for name in methods:
                 with contextlib.suppress(TypeError):  # what can't be hashed is no method
                     self._names[getattr(self._proxy, name).__function__] = name
+        whose = getattr(method, "__self__", None)
+        is_of_another = self._object is not None and isinstance(whose, type(self._object)) and whose is not self._object
         try:
-            name = self._names[getattr(method, "__func__", method)]
+            name = self._names[None if is_of_another else getattr(method, "__func__", method)]
         except (KeyError, TypeError):
             raise TypeError(
                 f"enqueue() takes a method of its own object, as in self.enqueue(self.method), not {method!r}"
@@ -67,8 +70,8 @@ class EnqueueLater(Enqueue):
     dropped.
     """
 
-    def __init__(self, proxy: Proxy, loop: Loop | None = None) -> None:
-        super().__init__(proxy)
+    def __init__(self, proxy: Proxy, obj: object = None, loop: Loop | None = None) -> None:
+        super().__init__(proxy, obj)
         self._loop = loop
 
     def __call__(  # type: ignore[override]

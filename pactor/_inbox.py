@@ -203,6 +203,11 @@ class Inbox:
         self._mapping[_ASIDE : _ASIDE + len(frame)] = frame
         self._words[_WORD] = self._position << 2 | ASIDE
 
+    @property
+    def place(self) -> int:
+        """Differs from one frame that was handed out to the next."""
+        return self._words[_WORD]
+
     def is_empty(self) -> bool:
         return self._position == self._end
 

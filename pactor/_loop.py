@@ -38,6 +38,7 @@ from ._deadlock import Deadlocks
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, Timer, check_injectable, inject
 from ._log import log
+from ._stand_in import StandIn
 from ._telling import portable, said, traceback_of, without_loop
 from ._watches import Watches
 
@@ -109,7 +110,8 @@ class Loop:
         self._fifo = mailbox.fifo
         self._forked = False
         os.register_at_fork(after_in_child=self._note_fork)
-        _waiting.readers.append(self)
+        self._stand_in = StandIn(self._inbox, mailbox.fifo, self._note_stand_in)
+        _waiting.readers += self, self._stand_in
         _current.enter(self)
         _runtime.home(mailbox.directory)
         _runtime.belongs_to(mailbox.directory)
@@ -123,13 +125,16 @@ class Loop:
             self._object = built() if isinstance(built, (type, functools.partial)) else built
             if type(self._object) is not cls:
                 check_injectable(type(self._object))
-            self.current = _current.CurrentActor(self._name, proxy, Enqueue(proxy), EnqueueLater(proxy, self))
-            inject(self._object, enqueue=self.current.enqueue, enqueue_later=self.current.enqueue_later)
+            enqueue, enqueue_later = Enqueue(proxy, self._object), EnqueueLater(proxy, self._object, self)
+            self.current = _current.CurrentActor(self._name, proxy, enqueue, enqueue_later)
+            inject(self._object, enqueue=enqueue, enqueue_later=enqueue_later)
             if hasattr(type(self._object), "on_start"):
                 self._call(self._object.on_start)
             self._inbox.has_started = True
         except (KeyboardInterrupt, Stop):
             raise
+        except SystemExit as error:
+            self._exit("its start", error)
         except BaseException as error:
             ending = Ending(False, f"could not start: {said(error)}", traceback_of(error), failed=True)
             log.error("actor %r (process %d) could not start", self._name, os.getpid(), exc_info=error)
@@ -138,7 +143,7 @@ class Loop:
     def run(self) -> None:
         """Executes messages until the end; raises Stop."""
         inbox, obj, bound, timers = self._inbox, self._object, self._mailbox.slots, self._timers
-        take, loads = inbox.take, pickle.loads
+        take, loads, stand_in = inbox.take, pickle.loads, self._stand_in
         # By far the most: for them no call that can be spared.
         told = {_wire.ITEM | _wire.OWN} if bound else {_wire.ITEM | _wire.OWN, _wire.ITEM}
         asked = -1 if bound else _wire.ASK
@@ -155,10 +160,13 @@ class Loop:
                 except BaseException as error:
                     self._unreadable(error)
                 else:
+                    stand_in.is_away = True
                     try:
                         getattr(obj, name)(*args, **kwargs)
                     except BaseException as error:
+                        stand_in.is_away = False
                         self._failed(name, error)
+                    stand_in.is_away = False  # before the look at `_attention`
             elif inbox.kind == asked:
                 self._answer(_wire.ASK, body)
             else:
@@ -173,6 +181,7 @@ class Loop:
         """Has the wrapped object do what it does at its end."""
         if self._forked:
             self._leave(1)
+        self._stand_in.come_back()
         self._answers.finish()
         if hasattr(type(self._object), "on_stop"):
             try:
@@ -223,6 +232,7 @@ class Loop:
             if ending not in (_ending.INTERRUPTED, self._orphaned):  # the end of the program is no news
                 _dead_letters.bury(self._mailbox.directory, self._inbox, f"actor {self._name!r} {ending.reason}")
         _waiting.readers.remove(self)
+        _waiting.readers.remove(self._stand_in)
         self._mailbox.stop_reading()
         if ending is self._orphaned:
             _ending.leave(self._mailbox.directory, ending)
@@ -230,7 +240,10 @@ class Loop:
     # A reader for whoever waits in this process, see _waiting.
 
     def claim(self) -> bool:
-        return threading.get_ident() == self.thread
+        if threading.get_ident() != self.thread:
+            return False
+        self._stand_in.keep_out()
+        return True
 
     def register(self, poll: _waiting.Poll) -> None:
         poll.register(self._fifo, select.POLLIN)
@@ -240,6 +253,7 @@ class Loop:
             self.deadlocks.look(self._pull())
 
     def release(self) -> None:
+        self._stand_in.let_in()
         if self._is_waiting:
             self._nudge()  # a signal handler has waited, and what it interrupted sleeps: it is to look again
 
@@ -265,9 +279,13 @@ class Loop:
             name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body)
         except BaseException as error:
             return self._unreadable(error)
+        self._stand_in.is_away = True
         try:
-            self._told(name, getattr(self._object, name)(*args, **kwargs))
+            value = getattr(self._object, name)(*args, **kwargs)
+            self._stand_in.come_back()
+            self._told(name, value)
         except BaseException as error:
+            self._stand_in.come_back()
             self._failed(name, error)
 
     def _told(self, name: str, value: object) -> None:
@@ -287,15 +305,19 @@ class Loop:
             if isinstance(error, SystemExit):  # only its text: it must not end the asker either
                 told = None, *told[1:]
             return self._answers.error(asker, number, told)
+        self._stand_in.is_away = True
         try:
             value = getattr(self._object, name)(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as error:
+            self._stand_in.come_back()
             self._failed(name, error)
         except BaseException as error:
+            self._stand_in.come_back()
             if self._forked:
                 self._leave(1)
             self._answers.error(asker, number, portable(error))
         else:
+            self._stand_in.come_back()
             if self._forked:
                 self._leave(0)
             self._answered(asker, number, name, value)
@@ -353,6 +375,7 @@ class Loop:
 
     def _wait(self) -> None:
         """Waits for something to do, or does it."""
+        self._stand_in.leave()
         if self._attention:
             self._attend()
             return  # it may have been what the caller waits for
@@ -407,6 +430,7 @@ class Loop:
         self._attention = False  # first: what comes meanwhile wants it again
         if self._forked:
             self._leave(0)
+        self._stand_in.come_back()
         if self._terminated:
             if not self._closing:  # or else the CLOSE is to stay in execution, for the supervisor
                 self._inbox.finish()
@@ -449,9 +473,13 @@ class Loop:
     def _hear(self, token: bytes) -> None:
         if call := self._watches.take(token):
             method, arguments = call
+            self._stand_in.is_away = True
             try:
-                self._told(method.__name__, method(*arguments))
+                value = method(*arguments)
+                self._stand_in.come_back()
+                self._told(method.__name__, value)
             except BaseException as error:
+                self._stand_in.come_back()
                 self._failed(method.__name__, error)
 
     def _close(self) -> None:
@@ -462,14 +490,22 @@ class Loop:
 
     def _call(self, method: Callable[[], object]) -> None:
         """Calls what the wrapped object has for its beginning, or its end."""
-        method()
+        self._stand_in.is_away = True
+        try:
+            method()
+        finally:
+            self._stand_in.come_back()
 
     def _nudge(self) -> None:
         _wire.write_now(self._own.file, _wire.NUDGE_FRAME)  # where there is no room it will wake anyway
 
+    def _note_stand_in(self) -> None:
+        self._attention = True
+
     def _note_fork(self) -> None:
         """In a child that a method forks: it may go on in the method, but this is its parent's loop."""
         self._forked = self._attention = True
+        self._stand_in.forget_threads()
 
     def _leave(self, exitcode: int) -> None:
         for stream in (sys.stdout, sys.stderr):

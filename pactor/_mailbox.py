@@ -52,6 +52,18 @@ _mailboxes: weakref.WeakSet[Mailbox[Any]] = weakref.WeakSet()
 #: Held while a FIFO is open for reading and not yet in the set: no fork comes between.
 _births = threading.RLock()
 _heirloom = threading.local()
+_packing = threading.local()
+
+
+@contextlib.contextmanager
+def pickled_here() -> Iterator[list[Mailbox[Any]]]:
+    """The mailboxes that this thread pickles meanwhile: on its way, nobody has one."""
+    found: list[Mailbox[Any]] = []
+    _packing.found = found
+    try:
+        yield found
+    finally:
+        _packing.found = None
 
 
 class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subscripted at run time
@@ -83,6 +95,8 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._private:
+            if (found := getattr(_packing, "found", None)) is not None:
+                found.append(self)
             return _attached, (self.directory, self._maxsize)
         assert_spawning(self)
         return _inherited, (self.directory, self._maxsize, *map(reduction.DupFd, self._descriptors()))

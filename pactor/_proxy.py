@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, overload
 
-from . import _methods
+from . import _methods, _runtime
 from ._channel import Channel, channel
 
 if TYPE_CHECKING:
@@ -206,7 +206,8 @@ def _checked(whose: str, method: Any, args: tuple[Any, ...], kwargs: dict[str, A
 def _replies(mailbox: str) -> Replies:
     """Brings in the futures with the first ask: `concurrent.futures` imports more than all of pactor."""
     global _replies
-    from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
+    with _runtime.no_fork:
+        from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
 
     return _replies(mailbox)
 

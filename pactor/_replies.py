@@ -310,9 +310,8 @@ class Replies:
             others = [reader for reader in _waiting.readers if reader is not self and reader.claim()]
         try:
             while not done():
-                for reader in others:
-                    reader.register(poll)
-                events = poll.poll(0) if deadline == 0 else self._patience.wait(poll, deadline, lane)
+                until = _waiting.register(others, poll, deadline)
+                events = poll.poll(0) if deadline == 0 else self._patience.wait(poll, until, lane)
                 if events is _waiting.BY_LANE and lane:
                     self.arrivals.receive_from(lane)
                     continue

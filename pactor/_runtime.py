@@ -52,7 +52,7 @@ class Lease:
 
     def share(self) -> None:
         """Has each process that is forked from here on hold a lease of its own, from its first moment."""
-        with _sharing:
+        with no_fork:
             _shared.add(self)
 
     def make_heir(self) -> None:
@@ -323,12 +323,13 @@ def _leave(home: Home) -> None:
 
 
 _shared: weakref.WeakSet[Lease] = weakref.WeakSet()
-#: Held while one is added, and over a fork.
-_sharing = threading.RLock()
+#: Held over a fork, and while one is added; and while something is imported, for which the child would wait for ever:
+#: it inherits the import's lock, but not the thread that has it.
+no_fork = threading.RLock()
 
 
 def _before_fork() -> None:
-    _sharing.acquire()
+    no_fork.acquire()
     for lease in _shared:
         lease.make_heir()
 
@@ -336,13 +337,13 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for lease in _shared:
         lease.disinherit()
-    _sharing.release()
+    no_fork.release()
 
 
 def _after_fork_in_child() -> None:
     global _own, _blocks_path
     _own = _blocks_path = None
-    _sharing.release()
+    no_fork.release()
     for lease in _shared:
         lease.inherit()
     for home in list(_homes.values()):

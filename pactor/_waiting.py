@@ -29,8 +29,12 @@ class Reader(Protocol):
         """Claims the right to read; False where another thread has it, or this one may not."""
         ...
 
-    def register(self, poll: Poll) -> None:
-        """Registers what is to be read. Called again after each `read`: it may be more by then."""
+    def register(self, poll: Poll) -> float | None:
+        """Registers what is to be read. Called again after each `read`: it may be more by then.
+
+        And after so many seconds, where it returns that.
+        """
+        ...
 
     def read(self, fd: int) -> object:
         """Reads what there is, without waiting; nothing, where the descriptor is not its own."""
@@ -60,11 +64,10 @@ def wait(fd: int | None, event: int, deadline: float | None) -> bool:
                 claimed.append(reader)
         poll = select.poll()
         while True:
-            for reader in claimed:
-                reader.register(poll)
+            until = register(claimed, poll, deadline)
             if fd is not None:
                 poll.register(fd, event)  # behind those of the readers, who may have the same
-            for ready, _ in poll.poll(milliseconds(deadline)):
+            for ready, _ in poll.poll(milliseconds(until)):
                 if ready == fd:
                     return True
                 for reader in claimed:
@@ -75,6 +78,14 @@ def wait(fd: int | None, event: int, deadline: float | None) -> bool:
     finally:
         for reader in claimed:
             reader.release()
+
+
+def register(claimed: list[Reader], poll: Poll, deadline: float | None) -> float | None:
+    """Registers what the readers are to read; returns until when to wait at most."""
+    for reader in claimed:
+        if (again := reader.register(poll)) is not None:
+            deadline = earlier(deadline, time.monotonic() + again)
+    return deadline
 
 
 def wait_for_room(fd: int, event: int, deadline: float | None, whose: str) -> bool:
@@ -242,6 +253,8 @@ def earlier(deadline: float | None, moment: float) -> float:
 
 def deadline_in(timeout: float | None) -> float | None:
     """The moment on the monotonic clock that is ``timeout`` seconds from now; None for never."""
+    if timeout is not None and timeout != timeout:
+        raise ValueError("the timeout is no number of seconds: nan")
     return None if timeout is None or timeout > threading.TIMEOUT_MAX else time.monotonic() + timeout
 
 
