@@ -270,7 +270,7 @@ class AsyncLoop(Loop):
 
     def _call(self, method: Callable[[], object]) -> None:
         async def call() -> None:
-            value = method()
+            value = self._called(method)
             if inspect.isawaitable(value):
                 await value
 

@@ -68,7 +68,7 @@ def of_supervisor(exitcode: int | None, pid: int) -> Ending:
 
 def _how(exitcode: int | None) -> str:
     if exitcode is None:
-        return "ended, and why is lost, as its parent ignores SIGCHLD, or reaps what others have started"
+        return "ended, and its exit code is lost (the program ignores or handles SIGCHLD)"
     if exitcode >= 0:
         return f"ended with exit code {exitcode}"
     try:

@@ -279,13 +279,14 @@ class Loop:
             name, args, kwargs = _wire.unpack(self._mailbox.directory, kind, body)
         except BaseException as error:
             return self._unreadable(error)
-        self._stand_in.is_away = True
         try:
-            value = getattr(self._object, name)(*args, **kwargs)
-            self._stand_in.come_back()
+            self._stand_in.is_away = True
+            try:
+                value = getattr(self._object, name)(*args, **kwargs)
+            finally:
+                self._stand_in.come_back()
             self._told(name, value)
         except BaseException as error:
-            self._stand_in.come_back()
             self._failed(name, error)
 
     def _told(self, name: str, value: object) -> None:
@@ -305,19 +306,19 @@ class Loop:
             if isinstance(error, SystemExit):  # only its text: it must not end the asker either
                 told = None, *told[1:]
             return self._answers.error(asker, number, told)
-        self._stand_in.is_away = True
         try:
-            value = getattr(self._object, name)(*args, **kwargs)
+            self._stand_in.is_away = True
+            try:
+                value = getattr(self._object, name)(*args, **kwargs)
+            finally:
+                self._stand_in.come_back()
         except (KeyboardInterrupt, SystemExit) as error:
-            self._stand_in.come_back()
             self._failed(name, error)
         except BaseException as error:
-            self._stand_in.come_back()
             if self._forked:
                 self._leave(1)
             self._answers.error(asker, number, portable(error))
         else:
-            self._stand_in.come_back()
             if self._forked:
                 self._leave(0)
             self._answered(asker, number, name, value)
@@ -473,13 +474,9 @@ class Loop:
     def _hear(self, token: bytes) -> None:
         if call := self._watches.take(token):
             method, arguments = call
-            self._stand_in.is_away = True
             try:
-                value = method(*arguments)
-                self._stand_in.come_back()
-                self._told(method.__name__, value)
+                self._told(method.__name__, self._called(method, *arguments))
             except BaseException as error:
-                self._stand_in.come_back()
                 self._failed(method.__name__, error)
 
     def _close(self) -> None:
@@ -490,9 +487,12 @@ class Loop:
 
     def _call(self, method: Callable[[], object]) -> None:
         """Calls what the wrapped object has for its beginning, or its end."""
+        self._called(method)
+
+    def _called(self, method: Callable[..., object], *arguments: object) -> object:
         self._stand_in.is_away = True
         try:
-            method()
+            return method(*arguments)
         finally:
             self._stand_in.come_back()
 

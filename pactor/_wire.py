@@ -251,7 +251,9 @@ def _filed(directory: str, name: str, parts: list[Any]) -> str:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        text = f"no room for a message of {sum(map(len, parts))} bytes; {_runtime.VARIABLE} names another place"
+        text = (
+            f"{error.strerror} for a message of {sum(map(len, parts))} bytes; {_runtime.VARIABLE} names another place"
+        )
         raise OSError(error.errno, text, os.path.dirname(directory)) from None
     return name
 

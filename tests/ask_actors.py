@@ -180,3 +180,14 @@ class AsksWhileItClears(AsksOnSignals):
         _inbox._FRONT = 0  # or else that would be soon enough later
         hit_before(_current._loop._inbox, "_clear")
         return super().set_gate(gate)
+
+
+class GivesAway:
+    """Has its rows no more when they are pickled."""
+
+    def __init__(self, count):
+        self.rows = [*range(count)]
+
+    def __getstate__(self):
+        rows, self.rows = self.rows, []
+        return {"rows": rows}

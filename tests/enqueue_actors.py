@@ -16,6 +16,7 @@ class Selfish(Recorder):
         bad = {
             "function": lambda: None,
             "other": Counter().total,
+            "another": Selfish().note,
             "text": "note",
             "arguments": self.exit,
             "builtin": print,

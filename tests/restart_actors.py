@@ -137,3 +137,26 @@ class NeverStarts:
 
     def value(self):
         return 1
+
+
+class ExitsAtStart:
+    def __init__(self, how):
+        self.how = how
+        if how == "init":
+            raise SystemExit(5)
+
+    def on_start(self):
+        raise SystemExit(5)
+
+    def value(self):
+        return 1
+
+
+class Holds(Recorder):
+    def __init__(self, mailbox):
+        super().__init__()
+        self.mailbox = mailbox
+
+    def put_and_get(self, item):
+        self.mailbox.put(item)
+        return self.mailbox.get(timeout=LIMIT)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import errno
 import gc
 import itertools
 import logging
+import math
 import os
 import pickle
 import select
 import signal
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import CancelledError, as_completed, wait
@@ -27,6 +30,7 @@ from ask_actors import (
     Fails,
     Falsy,
     Flooder,
+    GivesAway,
     Unloadable,
     hammer,
 )
@@ -46,6 +50,7 @@ from pactor import (
     _inbox,
     _replies,
     _runtime,
+    _waiting,
     _wire,
     ask,
 )
@@ -826,3 +831,112 @@ def test_two_threads_that_decide_a_future_at_once_call_its_callbacks_once(record
     future._state = _future.PENDING  # as another thread has seen it, that decides now
     future._finish("spam", None)
     assert [future] == calls
+
+
+def test_what_turns_out_to_be_large_is_pickled_once(recorder):
+    """What gives itself away when it is pickled has nothing left the second time."""
+    given = GivesAway(2_000)
+    recorder.note(given)
+    assert [] == given.rows
+    assert 2_000 == len(ask(recorder.all).result(LIMIT)[0].rows)
+    ask(recorder.note, 1).result(LIMIT)  # the way takes messages for small ones again
+    assert 2_000 == len(ask(recorder.echo, GivesAway(2_000)).result(LIMIT).rows)
+
+
+def test_what_there_is_no_room_for_yet_is_pickled_once(context, gate):
+    with Actor(Recorder(), context=context) as actor:
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        sender = threading.Thread(target=lambda: [actor.proxy.note(GivesAway(20)) for _ in range(3_000)])
+        sender.start()
+        eventually(lambda: not _waiting.is_ready(actor.proxy.__channel__.file, select.POLLOUT))
+        gate.touch()
+        sender.join(LIMIT)
+        assert {20} == {len(given.rows) for given in ask(actor.proxy.all).result(LIMIT)}
+
+
+def test_a_future_can_not_be_sent_and_says_so(recorder):
+    future = ask(recorder.echo)
+    with pytest.raises(TypeError, match="a Future belongs to the process that asked"):
+        recorder.note(future)
+    with pytest.raises(TypeError, match="a Future belongs to the process that asked"):
+        ask(recorder.note, [future])
+    future.result(LIMIT)
+
+
+def test_a_cancellation_of_the_method_s_own_is_not_the_asker_s(recorder):
+    async def main():
+        with pytest.raises(CancelledError, match="eggs"):
+            await ask(recorder.fail, asyncio.CancelledError("eggs"))
+        return asyncio.current_task().cancelling() if sys.version_info >= (3, 11) else 0
+
+    assert 0 == asyncio.run(main())
+    with pytest.raises(CancelledError):
+        ask(recorder.fail, asyncio.CancelledError()).result(LIMIT)
+
+
+@pytest.mark.parametrize("wait", [lambda future, actor: future.result(math.nan), lambda _, actor: actor.join(math.nan)])
+def test_a_timeout_that_is_no_number_is_an_error(context, gate, wait):
+    with Actor(Recorder(), context=context) as actor:
+        future = ask(actor.proxy.wait_for, gate)
+        with pytest.raises(ValueError, match="nan"):
+            wait(future, actor)
+        gate.touch()
+        future.result(LIMIT)
+
+
+def test_the_first_ask_to_an_actor_whose_program_is_gone_says_that_it_is(tmp_path):
+    program = """
+        if __name__ == "__main__":
+            here, there = os.pipe()
+            if os.fork():
+                os.close(there)
+                with open(here, "rb") as file:
+                    proxy = pickle.load(file)
+                while os.path.exists(os.path.dirname(proxy.__channel__.mailbox)):
+                    time.sleep(0.01)
+                try:
+                    ask(proxy.echo)
+                except ActorClosed:
+                    print("closed")
+            else:
+                with Actor(Recorder(), context=context) as actor, open(there, "wb") as file:
+                    pickle.dump(actor.proxy, file)
+    """
+    result = run_program(tmp_path, f"import pickle\n{textwrap.dedent(program)}")
+    assert ("closed\n", "") == (result.stdout, result.stderr)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_an_actor_that_is_forked_while_another_thread_asks_first_can_ask(tmp_path, method):
+    """It inherits the lock of what that thread is importing, but not the thread."""
+    program = """
+        import threading
+
+        class Slow:  # a finder: it keeps the import waiting until the fork is under way
+            def find_spec(self, name, path=None, target=None):
+                if name == "pactor._replies":
+                    sys.meta_path.remove(self)
+                    importing.set()
+                    until = time.monotonic() + 1
+                    while not forking.is_set() and time.monotonic() < until:
+                        time.sleep(0.001)
+
+        class Asks:
+            def ask(self, proxy):
+                return ask(proxy.echo, "spam").result(20)
+
+        if __name__ == "__main__":
+            importing, forking = threading.Event(), threading.Event()
+            with Actor(Recorder(), context=context) as recorder:
+                sys.meta_path.insert(0, Slow())
+                thread = threading.Thread(target=lambda: ask(recorder.proxy.echo).result())
+                thread.start()
+                importing.wait()
+                with Actor(Asks(), context=context) as actor:
+                    forking.set()
+                    print(ask(actor.proxy.ask, recorder.proxy).result(20))
+                thread.join()
+    """
+    result = run_program(tmp_path, program, method)
+    assert ("spam\n", "") == (result.stdout, result.stderr)

@@ -398,7 +398,7 @@ def test_where_there_is_no_room_for_a_file_the_free_blocks_make_some(mailbox, mo
     mailbox.put(bytes(5_000))
     assert bytes(5_000) == mailbox.get()
     mailbox.put(bytes(LARGE))  # one that is not free
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(OSError, match=f"full for a message of 5... bytes.*PACTOR_DIR.*{_runtime.home().path}"):
         mailbox.put(bytes(5_000))
     assert bytes(LARGE) == mailbox.get()
 
@@ -441,3 +441,17 @@ def test_what_can_not_be_mapped_is_an_error_and_no_more(tmp_path):
     path.write_bytes(bytes([_blocks.INHABITED]) * LARGE)
     with free_descriptors(1), pytest.raises(OSError, match="Too many open files"):
         _blocks.attach(str(tmp_path), "block")
+
+
+@pytest.mark.parametrize("size", [LARGE, _blocks.LARGEST + 1])  # in a block, in a file of its own
+def test_what_a_forked_child_writes_into_what_lives_there_is_its_own(mailbox, size):
+    mailbox.put(pickle.PickleBuffer(bytearray(size)))
+    value = mailbox.get()
+    child = os.fork()
+    if not child:
+        value[0] = value[-1] = 1
+        os._exit(value[0])
+    assert 1 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert (0, 0) == (value[0], value[-1])
+    value[0] = 2
+    assert 2 == value[0]

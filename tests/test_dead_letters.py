@@ -194,3 +194,24 @@ def test_an_actor_that_is_closed_in_peace_has_none(caplog):
         for i in range(100):
             actor.proxy.note(i)
     assert [] == caplog.records
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_death_is_told_with_its_method_where_somebody_else_reaps(tmp_path, method):
+    program = """
+        if __name__ == "__main__":
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            with Actor(Recorder(), name="victim", context=context) as actor:
+                actor.proxy.wait_for(sys.argv[0] + ".gate")
+                actor.proxy.kill()
+                actor.proxy.note(1)
+                asked = ask(actor.proxy.echo)
+                open(sys.argv[0] + ".gate", "w").close()
+                try:
+                    asked.result(20)
+                except ActorDied as error:
+                    print(error)
+    """
+    result = run_program(tmp_path, program, method)
+    assert re.fullmatch(r"actor 'victim' died: process \d+ .* while it executed kill\(\)\n", result.stdout)
+    assert result.stderr.endswith("kill(); messages that it did not execute: 1 (1 x note())\n")

@@ -51,7 +51,7 @@ def test_works_with_a_bound_on_the_mailbox(context):
         assert list(range(1_000)) == seen(actor.proxy, 1_000)
 
 
-@pytest.mark.parametrize("what", ["function", "other", "text", "arguments", "builtin"])
+@pytest.mark.parametrize("what", ["function", "other", "another", "text", "arguments", "builtin"])
 def test_takes_only_methods_of_its_own_object_with_arguments_that_fit(selfish, what):
     error = ask(selfish.wrong, what).result(LIMIT)
     assert ("Selfish.exit()" if what == "arguments" else "a method of its own object") in error

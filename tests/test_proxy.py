@@ -11,6 +11,7 @@ import pydoc
 import threading
 
 import pytest
+import support
 from support import LIMIT, Counter, Recorder, eventually
 
 from pactor import Actor, ask
@@ -316,3 +317,30 @@ def test_a_subclass_shows_what_it_inherits():
     class_methods = [name for name in dir(Recorder) if not name.startswith("__")]
     with Actor(Recorder()) as actor:
         assert class_methods == [name for name in dir(actor.proxy) if not name.startswith("__")]
+
+
+def test_a_class_that_was_changed_has_other_proxies_from_the_next_actor_on(context, monkeypatch):
+    class Patched(Recorder):
+        pass
+
+    def echo(self, value, times):
+        return value * times
+
+    monkeypatch.setattr(support, "Patched", Patched, raising=False)
+    Patched.__module__, Patched.__qualname__ = "support", "Patched"
+    if context.get_start_method() != "fork":
+        pytest.skip("what another process imports is not changed")
+    with Actor(Patched(), context=context) as actor:
+        assert 1 == ask(actor.proxy.echo, 1).result(LIMIT)
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "echo", echo)
+            patch.setattr(Patched, "total", lambda self: 3, raising=False)
+            with Actor(Patched(), context=context) as other:
+                assert "spamspam" == ask(other.proxy.echo, "spam", times=2).result(LIMIT)
+                assert 3 == ask(other.proxy.total).result(LIMIT)
+                other.proxy.enqueue_many(2)
+                assert [0, 1] == ask(other.proxy.all).result(LIMIT)
+    with Actor(Patched(), context=context) as actor:
+        assert not hasattr(actor.proxy, "total")
+        with pytest.raises(TypeError):
+            actor.proxy.echo("spam", times=2)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
+import gc
 import itertools
 import math
 import os
+import pickle
 import random
 import signal
 import threading
@@ -20,9 +24,11 @@ from restart_actors import (
     Counting,
     Deadly,
     DiesInRepair,
+    ExitsAtStart,
     FailsAtFirst,
     FailsAtGate,
     Hoarder,
+    Holds,
     Journal,
     KilledByPayload,
     Logger,
@@ -30,9 +36,9 @@ from restart_actors import (
     RestartingOwner,
     send,
 )
-from support import LIMIT, Counter, Recorder, eventually, reached, results, runs
+from support import LIMIT, Counter, Recorder, ends, eventually, reached, results, runs
 
-from pactor import Actor, ActorClosed, ActorDied, Restart, ask
+from pactor import Actor, ActorClosed, ActorDied, Mailbox, Restart, _askers, ask
 
 
 def kills(proxy, number=signal.SIGKILL):
@@ -422,3 +428,50 @@ def test_a_lock_of_a_killed_process_goes_with_it(context):
         eventually(lambda: actor.pid != pid)
         actor.proxy.note("spam")
         assert ["spam"] == ask(actor.proxy.all).result(LIMIT)
+
+
+def test_what_is_written_down_for_an_asker_is_not_much_more_than_what_he_has_not_taken(tmp_path):
+    journal, unsent = _askers._Journal(str(tmp_path / "journal.1"), b"asker"), collections.deque(maxlen=10)
+    for number in range(1_000):
+        unsent.append(b"%1000d" % number)
+        journal.add(unsent[-1], unsent)
+        assert os.path.getsize(journal.path) < 100 * 1_100
+        with open(journal.path, "rb") as file, contextlib.suppress(EOFError):
+            kept = []
+            while True:
+                kept.append(pickle.load(file))
+        assert [(b"asker", frame) for frame in unsent] == kept[-len(unsent) :]
+    assert ["journal.1"] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["init", "on_start"])
+def test_sys_exit_at_the_start_is_no_failure(context, how):
+    with Actor(functools.partial(ExitsAtStart, how), context=context, on_failure=FOREVER) as actor:
+        assert ends(actor)
+        assert 5 == actor.exitcode
+        with pytest.raises(ActorDied, match="ended itself"):
+            ask(actor.proxy.value).result(LIMIT)
+
+
+@pytest.mark.parametrize("on_failure", ["resume", FOREVER], ids=["resume", "restart"])
+def test_a_target_may_hold_a_mailbox_that_nobody_else_has(context, on_failure):
+    with Actor(Holds(Mailbox()), context=context, on_failure=on_failure) as actor:
+        gc.collect()
+        assert "spam" == ask(actor.proxy.put_and_get, "spam").result(LIMIT)
+        if on_failure != "resume":
+            actor.proxy.kill()
+            assert "eggs" == ask(actor.proxy.put_and_get, "eggs").result(LIMIT)
+
+
+def test_at_a_close_the_supervisor_is_told_before_the_actor_can_end(context, monkeypatch):
+    """To tell one that is gone would end a program that does not ignore SIGPIPE."""
+    with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
+        signal_actor, told = actor._signal, []
+
+        def note(number):
+            told.append((number, actor.exitcode, actor.proxy.__channel__.ending))
+            signal_actor(number)
+
+        monkeypatch.setattr(actor, "_signal", note)
+        actor.close()
+        assert [(0, None, None)] == told

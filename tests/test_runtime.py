@@ -444,3 +444,50 @@ def test_a_place_of_another_user_is_refused(base, monkeypatch):
     os.chown(base, 1, -1)
     with pytest.raises(PermissionError, match="PACTOR_DIR"):
         _runtime._make()
+
+
+def test_mailboxes_of_killed_processes_are_removed_after_a_while(base):
+    """Those that still have a reader stay, and those that are new: somebody may want to know how they ended."""
+    home = _runtime._make()
+    child = os.fork()
+    if not child:
+        try:
+            for _ in range(3):
+                os.mkfifo(f"{home.new_mailbox()}/fifo", 0o600)
+            home.new_mailbox()  # of one that is dead there may be but its note
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    new, read, old, empty = [f"{child}-{number}" for number in range(1, 5)]
+    for name in (read, old, empty):
+        os.utime(f"{home.path}/{name}", (1, 1))
+    fd = os.open(f"{home.path}/{read}/fifo", os.O_RDONLY | os.O_NONBLOCK)
+    assert sorted([new, read, os.path.basename(home.new_mailbox())]) == names(home.path)
+    os.close(fd)
+    home.new_mailbox()
+    assert read in names(home.path)  # it does not look each time
+    home._sweep_at = 0
+    home.new_mailbox()
+    assert read not in names(home.path)
+    home.release()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_place_may_have_any_name(base, program, monkeypatch, method):
+    place = os.fsencode(base) + b"/\xff"
+    os.mkdir(place)
+    monkeypatch.setenv(_runtime.VARIABLE, os.fsdecode(place))
+    process = program(
+        """
+        class Echo:
+            def echo(self, value):
+                return value
+
+        if __name__ == "__main__":
+            with pactor.Actor(Echo(), context=multiprocessing.get_context(sys.argv[1])) as actor:
+                for size in (1, 100_000):
+                    assert bytes(size) == pactor.ask(actor.proxy.echo, bytes(size)).result(60)
+        """,
+        method,
+    )
+    assert ("", "") == process.communicate(timeout=LIMIT)

@@ -329,3 +329,10 @@ def test_what_fails_behind_the_opening_is_not_written_again(tmp_path, step, erro
     with pytest.raises(type(error), match="of a handler"):
         _wire._store(str(tmp_path), f"{tmp_path}/7.1", [b"spam"])
     assert ([step], []) == (called, names(tmp_path))
+
+
+def test_with_few_descriptors_few_arrays_are_mapped(tmp_path):
+    with limited(resource.RLIMIT_NOFILE, 4 * len(_wire._mappings) + 200):
+        kept = [_wire.load(str(tmp_path), store(tmp_path, pickle.PickleBuffer(bytes(100_000)))) for _ in range(250)]
+    assert 50 >= len(_wire._mappings)
+    assert {bytes(100_000)} == {bytes(array) for array in kept}

@@ -1,0 +1,95 @@
+"""What the tests of stand-ins wrap. Without pytest, so that a spawned one starts soon."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+
+from support import LIMIT, Recorder
+
+from pactor import ask
+
+#: More messages than a mailbox holds that nobody reads.
+MANY = 5_000
+
+
+class Waits(Recorder):
+    """Waits, in a method, for what pactor does not know of."""
+
+    def enqueue_in_threads(self):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda number: self.enqueue(self.note, number), range(MANY)))
+
+    def gather(self, workers, how):
+        asks = [ask(worker.flood, self.current) for worker in workers]
+        if how == "as_completed":
+            return [future.result() for future in concurrent.futures.as_completed(asks)]
+        if how == "pool":
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                return list(pool.map(lambda future: future.result(), asks))
+        gathered = threading.Event()
+        numbers = []
+
+        def gather():
+            numbers.extend(future.result() for future in asks)
+            gathered.set()
+
+        threading.Thread(target=gather).start()
+        assert gathered.wait(LIMIT)
+        return numbers
+
+    def meet(self, proxy):
+        self.current = proxy
+
+    def count(self):
+        return len(self.seen)
+
+
+class AsyncWaits(Waits):
+    async def nothing(self):
+        pass
+
+
+class Floods:
+    def flood(self, proxy):
+        for number in range(MANY):
+            proxy.note(number)
+        return "flooded"
+
+
+class Produces(Recorder):
+    """Joins at its end a thread that enqueues until then."""
+
+    def produce(self):
+        self.thread = threading.Thread(target=self.enqueue_on)
+        self.is_stopping = False
+        self.thread.start()
+
+    def enqueue_on(self):
+        while not self.is_stopping:
+            self.enqueue(self.nothing)
+
+    def nothing(self):
+        time.sleep(0.001)
+
+    def on_stop(self):
+        self.is_stopping = True
+        self.thread.join()
+
+
+class AsyncProduces(Produces):
+    async def none(self):
+        pass
+
+
+class Interleaves(Recorder):
+    """Long methods and short ones, while a thread of its own waits in pactor and messages keep coming."""
+
+    def listen(self, proxy, gate):
+        threading.Thread(target=lambda: ask(proxy.wait_for, gate).result(LIMIT)).start()
+
+    def note_slowly(self, number):
+        if number % 500 == 0:
+            time.sleep(0.2)
+        self.note(number)

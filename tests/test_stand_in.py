@@ -1,0 +1,52 @@
+"""Who receives while a method waits for what pactor does not know of."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from stand_in_actors import MANY, AsyncProduces, AsyncWaits, Floods, Interleaves, Produces, Waits
+from support import LIMIT, Recorder, ends, eventually
+
+from pactor import Actor, ask
+
+
+@pytest.fixture(params=[Waits, AsyncWaits])
+def waits(request, context):
+    with Actor(request.param(), context=context) as actor:
+        yield actor.proxy
+
+
+def test_its_threads_may_enqueue_as_much_as_they_like(waits):
+    ask(waits.enqueue_in_threads).result(LIMIT)
+    eventually(lambda: ask(waits.count).result(LIMIT) == MANY)
+    assert [*range(MANY)] == sorted(ask(waits.all).result(LIMIT))
+
+
+@pytest.mark.parametrize("how", ["as_completed", "pool", "event"])
+def test_those_that_it_waits_for_may_flood_it(waits, context, how):
+    with Actor(Floods(), context=context) as one, Actor(Floods(), context=context) as other:
+        waits.meet(waits)
+        assert ["flooded"] * 2 == ask(waits.gather, [one.proxy, other.proxy], how).result(LIMIT)
+        assert sorted([*range(MANY)] * 2) == sorted(ask(waits.all).result(LIMIT))
+
+
+@pytest.mark.parametrize("cls", [Produces, AsyncProduces])
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_its_on_stop_may_join_a_thread_that_enqueues(context, cls, end):
+    with Actor(cls(), context=context) as actor:
+        ask(actor.proxy.produce).result(LIMIT)
+        if end == "terminate":
+            os.kill(actor.pid, signal.SIGTERM)
+        actor.close()
+        assert ends(actor)
+
+
+def test_what_is_received_by_turns_stays_whole_and_in_order(context, gate):
+    with Actor(Interleaves(), context=context) as actor, Actor(Recorder(), context=context) as other:
+        ask(actor.proxy.listen, other.proxy, gate).result(LIMIT)
+        for number in range(MANY):
+            actor.proxy.note_slowly(number)
+        assert [*range(MANY)] == ask(actor.proxy.all).result(LIMIT)
+        gate.touch()
