@@ -10,7 +10,6 @@ from ._current import CurrentActor, current_actor, watch
 from ._enqueue import Enqueue, EnqueueLater, Timer
 from ._errors import ActorClosed, ActorDied, ActorError, DeadlockError, RemoteError
 from ._proxy import ask, tell
-from ._runtime import no_fork
 
 if TYPE_CHECKING:
     from ._future import Future
@@ -42,15 +41,14 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Imports at their first use what imports a lot itself."""
-    with no_fork:
-        if name == "Future":
-            from ._future import Future as found
-        elif name == "Mailbox":
-            from ._mailbox import Mailbox as found  # type: ignore[assignment]
-        elif name == "Restart":
-            from ._supervisor import Restart as found  # type: ignore[assignment]
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "Future":
+        from ._future import Future as found
+    elif name == "Mailbox":
+        from ._mailbox import Mailbox as found  # type: ignore[assignment]
+    elif name == "Restart":
+        from ._supervisor import Restart as found  # type: ignore[assignment]
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found
     return found
 

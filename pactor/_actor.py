@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -119,6 +120,7 @@ class Actor(Generic[T]):
         self._lock = threading.RLock()
         self._closed = self._interrupted = self._killed = False
         self._last_pid = 0
+        self._is_served = start.get_start_method() == "forkserver"
         with pickled_here() as self._held:  # the target's mailboxes, until its process has them, and those after it
             self._make(start, cls, target, maxsize, on_failure, concurrency)
 
@@ -127,6 +129,7 @@ class Actor(Generic[T]):
     ) -> None:
         arguments: tuple[Any, ...] = ([_target.packed(target)], on_failure, self._owner, concurrency)
         _start_helpers(start.get_start_method())
+        _finish_imports(start.get_start_method())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             # No actor is half made, and its process starts with SIGINT blocked until it can end in silence.
@@ -340,12 +343,13 @@ class Actor(Generic[T]):
             return note
         deadline = time.monotonic() + _GONE
         # Not by Process.join: what it waits on, a child that the actor forked may hold.
-        has_ended = False
-        while (exitcode := self.exitcode) is None and not has_ended:
+        is_lost = False
+        while (exitcode := self.exitcode) is None and not is_lost:
             if time.monotonic() > deadline:
                 return _ending.UNKNOWN
             time.sleep(0.001)
-            has_ended = _waiting.has_ended(self._process.pid)
+            # A fork server tells later. Of this process's own child, nobody tells what another has reaped.
+            is_lost = not self._is_served and _waiting.has_ended(self._process.pid)
         with self._lock:
             if note := _ending.read(mailbox):
                 return note
@@ -390,6 +394,18 @@ def _concurrency(cls: type, concurrency: int | None) -> int:
         raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
     is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in dir(cls))
     return concurrency or (_CONCURRENCY if is_async else 0)
+
+
+def _finish_imports(method: str) -> None:
+    """Before a fork: for what another thread is importing just then, the child would wait for ever.
+
+    It inherits the lock of an import, but not the thread that has it.
+    """
+    if method == "fork" and threading.active_count() > 1:
+        from . import _replies, _supervisor  # noqa: F401
+
+        if "asyncio" in sys.modules:
+            from . import _awaiting  # noqa: F401
 
 
 def _start_helpers(method: str) -> None:

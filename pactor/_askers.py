@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import itertools
 import os
 import pickle
@@ -59,8 +60,12 @@ class _Journal:
             self._count = len(unsent)
 
     def _append(self, path: str, frames: Iterable[bytes]) -> None:
+        data = b"".join(pickle.dumps((self._asker, frame)) for frame in frames)
         with open(path, "ab", buffering=0) as file:
-            file.write(b"".join(pickle.dumps((self._asker, frame)) for frame in frames))
+            end = file.tell()
+            if file.write(data) < len(data):  # what follows a torn one could not be read
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, "no room for a reply that is kept", path)
 
 
 class Askers:

@@ -159,6 +159,7 @@ class AsyncLoop(Loop):
 
     async def _idle(self) -> None:
         """Waits for something to do."""
+        self._stand_in.leave()
         if self._inbox.is_to_close and not (self._deaf or self._is_ahead):  # as in any loop
             self._pull()
             return

@@ -51,9 +51,10 @@ class Enqueue:
                 with contextlib.suppress(TypeError):  # what can't be hashed is no method
                     self._names[getattr(self._proxy, name).__function__] = name
         whose = getattr(method, "__self__", None)
-        is_of_another = self._object is not None and isinstance(whose, type(self._object)) and whose is not self._object
         try:
-            name = self._names[None if is_of_another else getattr(method, "__func__", method)]
+            if self._object is not None and not (whose is None or whose is self._object or isinstance(whose, type)):
+                raise KeyError
+            name = self._names[getattr(method, "__func__", method)]
         except (KeyError, TypeError):
             raise TypeError(
                 f"enqueue() takes a method of its own object, as in self.enqueue(self.method), not {method!r}"

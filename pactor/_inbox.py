@@ -205,7 +205,7 @@ class Inbox:
 
     @property
     def place(self) -> int:
-        """Differs from one frame that was handed out to the next."""
+        """Differs from one frame that was handed out to the next, but for those that came past the FIFO."""
         return self._words[_WORD]
 
     def is_empty(self) -> bool:

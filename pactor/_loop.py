@@ -109,8 +109,8 @@ class Loop:
             self.poll.register(self._owner_fd, select.POLLIN)
         self._fifo = mailbox.fifo
         self._forked = False
+        self._stand_in = StandIn(self._inbox, mailbox.fifo, self._pull, self._note_stand_in)
         os.register_at_fork(after_in_child=self._note_fork)
-        self._stand_in = StandIn(self._inbox, mailbox.fifo, self._note_stand_in)
         _waiting.readers += self, self._stand_in
         _current.enter(self)
         _runtime.home(mailbox.directory)
@@ -122,7 +122,7 @@ class Loop:
             built = pickle.loads(target) if isinstance(target, bytes) else target
             cls = _proxy.wrapped_class(built)
             proxy = _proxy.make_at_use(cls, self._own)
-            self._object = built() if isinstance(built, (type, functools.partial)) else built
+            self._object = self._called(built) if isinstance(built, (type, functools.partial)) else built
             if type(self._object) is not cls:
                 check_injectable(type(self._object))
             enqueue, enqueue_later = Enqueue(proxy, self._object), EnqueueLater(proxy, self._object, self)
@@ -181,6 +181,7 @@ class Loop:
         """Has the wrapped object do what it does at its end."""
         if self._forked:
             self._leave(1)
+        self._stand_in.leave()
         self._stand_in.come_back()
         self._answers.finish()
         if hasattr(type(self._object), "on_stop"):
@@ -284,6 +285,7 @@ class Loop:
             try:
                 value = getattr(self._object, name)(*args, **kwargs)
             finally:
+                self._stand_in.is_away = False
                 self._stand_in.come_back()
             self._told(name, value)
         except BaseException as error:
@@ -311,6 +313,7 @@ class Loop:
             try:
                 value = getattr(self._object, name)(*args, **kwargs)
             finally:
+                self._stand_in.is_away = False
                 self._stand_in.come_back()
         except (KeyboardInterrupt, SystemExit) as error:
             self._failed(name, error)
@@ -489,11 +492,12 @@ class Loop:
         """Calls what the wrapped object has for its beginning, or its end."""
         self._called(method)
 
-    def _called(self, method: Callable[..., object], *arguments: object) -> object:
+    def _called(self, method: Callable[..., Any], *arguments: object) -> Any:
         self._stand_in.is_away = True
         try:
             return method(*arguments)
         finally:
+            self._stand_in.is_away = False
             self._stand_in.come_back()
 
     def _nudge(self) -> None:

@@ -59,11 +59,11 @@ _packing = threading.local()
 def pickled_here() -> Iterator[list[Mailbox[Any]]]:
     """The mailboxes that this thread pickles meanwhile: on its way, nobody has one."""
     found: list[Mailbox[Any]] = []
-    _packing.found = found
+    before, _packing.found = getattr(_packing, "found", None), found
     try:
         yield found
     finally:
-        _packing.found = None
+        _packing.found = before
 
 
 class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subscripted at run time

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, overload
 
-from . import _methods, _runtime
+from . import _methods
 from ._channel import Channel, channel
 
 if TYPE_CHECKING:
@@ -120,21 +120,23 @@ def class_for(cls: type) -> type[Proxy]:
     """The proxy class of a wrapped class, made once."""
     found = _classes.get(cls)
     if found is None:
+        _sources[cls] = _source(cls)
         names = type.__dir__(cls)  # where a metaclass hides some, they are there all the same
         methods = {name: _methods.make(cls, name) for name in names if _is_method(cls, name)}
         members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
-        _sources[cls] = _attributes(cls)
         found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)
     return found
 
 
-def _attributes(cls: type) -> dict[str, object]:
-    return {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items() if not is_dunder(name)}
+def _source(cls: type) -> dict[str, object]:
+    """What may become a method of its proxies, as it is in the class: functions, and what has `__get__`."""
+    every = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items() if not is_dunder(name)}
+    return {name: value for name, value in every.items() if callable(value) or hasattr(value, "__get__")}
 
 
 def _is_as_before(cls: type) -> bool:
-    """Whether the class has the attributes of which its proxies were made."""
-    before, now = _sources[cls], _attributes(cls)
+    """Whether the proxies of a class were made of what it has now."""
+    before, now = _sources[cls], _source(cls)
     return before.keys() == now.keys() and all(before[name] is value for name, value in now.items())
 
 
@@ -206,8 +208,7 @@ def _checked(whose: str, method: Any, args: tuple[Any, ...], kwargs: dict[str, A
 def _replies(mailbox: str) -> Replies:
     """Brings in the futures with the first ask: `concurrent.futures` imports more than all of pactor."""
     global _replies
-    with _runtime.no_fork:
-        from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
+    from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
 
     return _replies(mailbox)
 

@@ -52,7 +52,7 @@ class Lease:
 
     def share(self) -> None:
         """Has each process that is forked from here on hold a lease of its own, from its first moment."""
-        with no_fork:
+        with _sharing:
             _shared.add(self)
 
     def make_heir(self) -> None:
@@ -323,13 +323,12 @@ def _leave(home: Home) -> None:
 
 
 _shared: weakref.WeakSet[Lease] = weakref.WeakSet()
-#: Held over a fork, and while one is added; and while something is imported, for which the child would wait for ever:
-#: it inherits the import's lock, but not the thread that has it.
-no_fork = threading.RLock()
+#: Held while one is added, and over a fork.
+_sharing = threading.RLock()
 
 
 def _before_fork() -> None:
-    no_fork.acquire()
+    _sharing.acquire()
     for lease in _shared:
         lease.make_heir()
 
@@ -337,13 +336,13 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for lease in _shared:
         lease.disinherit()
-    no_fork.release()
+    _sharing.release()
 
 
 def _after_fork_in_child() -> None:
     global _own, _blocks_path
     _own = _blocks_path = None
-    no_fork.release()
+    _sharing.release()
     for lease in _shared:
         lease.inherit()
     for home in list(_homes.values()):

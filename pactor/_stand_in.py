@@ -27,14 +27,15 @@ _LOOK_AGAIN = 0.05
 
 
 class StandIn:
-    """Receives from ``fifo`` in other threads than the one that makes this: a reader, see _waiting.
+    """Receives from ``fifo``, by ``pull``, in other threads than the one that makes this: a reader, see _waiting.
 
     ``call`` has that thread, when it is back, call `come_back`.
     """
 
-    def __init__(self, inbox: Inbox, fifo: int, call: Callable[[], None]) -> None:
+    def __init__(self, inbox: Inbox, fifo: int, pull: Callable[[], object], call: Callable[[], None]) -> None:
         self._inbox = inbox
         self._fifo = fifo
+        self._pull = pull
         self._call = call
         self._thread = threading.get_ident()
         #: Whether that thread is in a method.
@@ -48,8 +49,7 @@ class StandIn:
     # For the actor's own thread.
 
     def come_back(self) -> None:
-        """Behind a method, and before anything else is done with the inbox."""
-        self.is_away = False
+        """Behind a method, where it is noted already, and before anything else is done with the inbox."""
         if self._stood_in:
             with self._lock:
                 self._stood_in = False
@@ -64,7 +64,8 @@ class StandIn:
         self._waits -= 1
 
     def leave(self) -> None:
-        """Outside of all methods: an exception may have come before a `let_in`."""
+        """Outside of all methods: an exception may have come before a `come_back`, or a `let_in`."""
+        self.is_away = False
         self._waits = 0
 
     def forget_threads(self) -> None:
@@ -90,7 +91,9 @@ class StandIn:
                 self._stood_in = True
                 self._call()
                 if self._away_at() >= 0:
-                    self._inbox.pull()
+                    self._pull()
+            except OSError:  # no room for more; what waits here has nothing to do with it
+                self._seen = -1
             finally:
                 self._lock.release()
 

@@ -8,7 +8,7 @@ import time
 
 from support import LIMIT, Recorder
 
-from pactor import ask
+from pactor import ActorClosed, ask
 
 #: More messages than a mailbox holds that nobody reads.
 MANY = 5_000
@@ -81,6 +81,29 @@ class Produces(Recorder):
 class AsyncProduces(Produces):
     async def none(self):
         pass
+
+
+class AsksAtItsEnd(Recorder):
+    """Waits at its end for a thread that asks somebody who asks back."""
+
+    def meet(self, mine, other, mailbox):
+        self.mine, self.other, self.mailbox = mine, other, mailbox
+
+    def on_stop(self):
+        thread = threading.Thread(target=self.ask)
+        thread.start()
+        thread.join()
+
+    def ask(self):
+        self.mailbox.put(ask(self.other.ask_back, self.mine).result(LIMIT))
+
+
+class AsksBack:
+    def ask_back(self, proxy):
+        try:
+            return ask(proxy.all).result(LIMIT)
+        except ActorClosed:
+            return "closed"
 
 
 class Interleaves(Recorder):

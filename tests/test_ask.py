@@ -911,7 +911,9 @@ def test_the_first_ask_to_an_actor_whose_program_is_gone_says_that_it_is(tmp_pat
 def test_an_actor_that_is_forked_while_another_thread_asks_first_can_ask(tmp_path, method):
     """It inherits the lock of what that thread is importing, but not the thread."""
     program = """
-        import threading
+        import threading, warnings
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where there are threads
 
         class Slow:  # a finder: it keeps the import waiting until the fork is under way
             def find_spec(self, name, path=None, target=None):
@@ -936,6 +938,27 @@ def test_an_actor_that_is_forked_while_another_thread_asks_first_can_ask(tmp_pat
                 with Actor(Asks(), context=context) as actor:
                     forking.set()
                     print(ask(actor.proxy.ask, recorder.proxy).result(20))
+                thread.join()
+    """
+    result = run_program(tmp_path, program, method)
+    assert ("spam\n", "") == (result.stdout, result.stderr)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_threads_that_ask_first_and_make_actors_do_not_wait_for_each_other(tmp_path, method):
+    """What is imported behind pactor may hold a lock of its own over each fork, as logging does."""
+    program = """
+        import threading, warnings
+        import logging
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where there are threads
+
+        if __name__ == "__main__":
+            with Actor(Recorder(), context=context) as one:
+                thread = threading.Thread(target=lambda: ask(one.proxy.echo).result())
+                thread.start()
+                with Actor(Recorder(), context=context) as other:
+                    print(ask(other.proxy.echo, "spam").result(20))
                 thread.join()
     """
     result = run_program(tmp_path, program, method)

@@ -339,7 +339,7 @@ def test_a_class_that_was_changed_has_other_proxies_from_the_next_actor_on(conte
                 assert "spamspam" == ask(other.proxy.echo, "spam", times=2).result(LIMIT)
                 assert 3 == ask(other.proxy.total).result(LIMIT)
                 other.proxy.enqueue_many(2)
-                assert [0, 1] == ask(other.proxy.all).result(LIMIT)
+                eventually(lambda: [0, 1] == ask(other.proxy.all).result(LIMIT))
     with Actor(Patched(), context=context) as actor:
         assert not hasattr(actor.proxy, "total")
         with pytest.raises(TypeError):

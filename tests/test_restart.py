@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import random
+import resource
 import signal
 import threading
 import time
@@ -36,7 +37,7 @@ from restart_actors import (
     RestartingOwner,
     send,
 )
-from support import LIMIT, Counter, Recorder, ends, eventually, reached, results, runs
+from support import LIMIT, Counter, Recorder, ends, eventually, limited, reached, results, runs
 
 from pactor import Actor, ActorClosed, ActorDied, Mailbox, Restart, _askers, ask
 
@@ -442,6 +443,21 @@ def test_what_is_written_down_for_an_asker_is_not_much_more_than_what_he_has_not
                 kept.append(pickle.load(file))
         assert [(b"asker", frame) for frame in unsent] == kept[-len(unsent) :]
     assert ["journal.1"] == os.listdir(tmp_path)
+
+
+def test_what_can_not_be_written_down_whole_is_not_at_all(tmp_path):
+    journal, unsent = _askers._Journal(str(tmp_path / "journal.1"), b"asker"), [b"1" * 100]
+    journal.add(unsent[-1], unsent)
+    with limited(resource.RLIMIT_FSIZE, 1_050), pytest.raises(OSError, match="no room"):
+        for _ in range(20):
+            unsent.append(b"2" * 100)
+            journal.add(unsent[-1], unsent)
+    unsent.append(b"3")
+    journal.add(unsent[-1], unsent)
+    with open(journal.path, "rb") as file:
+        kept = [pickle.load(file) for _ in unsent[:-1]]
+        assert b"" == file.read()
+    assert (b"asker", b"3") == kept[-1]
 
 
 @pytest.mark.parametrize("how", ["init", "on_start"])

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
 import pytest
-from stand_in_actors import MANY, AsyncProduces, AsyncWaits, Floods, Interleaves, Produces, Waits
+from stand_in_actors import (
+    MANY,
+    AsksAtItsEnd,
+    AsksBack,
+    AsyncProduces,
+    AsyncWaits,
+    Floods,
+    Interleaves,
+    Produces,
+    Waits,
+)
 from support import LIMIT, Recorder, ends, eventually
 
-from pactor import Actor, ask
+from pactor import Actor, Mailbox, ask
+from pactor._stand_in import StandIn
 
 
 @pytest.fixture(params=[Waits, AsyncWaits])
@@ -41,6 +53,25 @@ def test_its_on_stop_may_join_a_thread_that_enqueues(context, cls, end):
             os.kill(actor.pid, signal.SIGTERM)
         actor.close()
         assert ends(actor)
+
+
+def test_who_asks_it_at_its_end_is_refused_while_it_waits(context):
+    mailbox = Mailbox()
+    with Actor(AsksAtItsEnd(), context=context) as actor, Actor(AsksBack(), context=context) as other:
+        ask(actor.proxy.meet, actor.proxy, other.proxy, mailbox).result(LIMIT)
+        actor.close()
+        assert "closed" == mailbox.get(timeout=LIMIT)
+        assert ends(actor)
+
+
+def test_where_there_is_no_room_for_what_comes_who_waits_goes_on_waiting():
+    def pull():
+        raise OSError(errno.ENOSPC, "full")
+
+    stand_in = StandIn(Mailbox().open_inbox(), 5, pull, lambda: None)
+    stand_in.is_away = True
+    stand_in.read(5)
+    stand_in.come_back()
 
 
 def test_what_is_received_by_turns_stays_whole_and_in_order(context, gate):
