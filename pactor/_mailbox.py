@@ -354,8 +354,9 @@ class _OwnChannel(Channel):
 def _attached(directory: str, maxsize: int) -> Mailbox[Any]:
     mailbox: Mailbox[Any] = Mailbox.__new__(Mailbox)
     mailbox.directory = directory
-    slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None
-    mailbox._attach(maxsize, False, os.open(f"{directory}/fifo", _READ), slots)
+    with _births:
+        slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None
+        mailbox._attach(maxsize, False, os.open(f"{directory}/fifo", _READ), slots)
     return mailbox
 
 
@@ -369,7 +370,8 @@ def _inherited(directory: str, maxsize: int, *descriptors: Any) -> Mailbox[Any]:
     slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None
     for fd in fds[1:]:
         os.close(fd)
-    mailbox._attach(maxsize, True, fds[0], slots)
+    with _births:
+        mailbox._attach(maxsize, True, fds[0], slots)
     return mailbox
 
 
@@ -377,7 +379,7 @@ def _after_fork() -> None:
     _births.release()
     for mailbox in list(_mailboxes):
         mailbox._after_fork()
-    _heirloom.mailbox = None
+    _heirloom.mailbox = _packing.found = None
 
 
 os.register_at_fork(before=_births.acquire, after_in_parent=_births.release, after_in_child=_after_fork)

@@ -82,9 +82,9 @@ class Lease:
 
     def forget(self, _close: Callable[[int], None] = os.close) -> None:
         """Lets go without looking back."""
-        if self._fd >= 0:
-            _close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # first: a child that is forked in between would close another's
+        if fd >= 0:
+            _close(fd)
 
     __del__ = forget
 

@@ -22,8 +22,16 @@ if TYPE_CHECKING:
     from ._inbox import Inbox
     from ._waiting import Poll
 
-#: How often a waiting thread looks, and how long a method has to last until it is stood in for, in seconds.
+#: How often a waiting thread looks, and how long a method has to wait until it is stood in for, in seconds.
 _LOOK_AGAIN = 0.05
+#: A method that uses so much of a processor does not wait, but compute: its senders are not to overtake it.
+_BUSY = 0.5
+
+
+def _clock() -> int | None:
+    """The clock of the processor time that this thread uses, where there is one."""
+    get = getattr(time, "pthread_getcpuclockid", None)
+    return get(threading.get_ident()) if get else None
 
 
 class StandIn:
@@ -43,8 +51,9 @@ class StandIn:
         self._waits = 0  # how often it waits in there, and receives itself
         self._stood_in = False
         self._lock = threading.RLock()
+        self._clock = _clock()
         self._seen = -1
-        self._since = 0.0
+        self._since = self._looked = self._used = 0.0
 
     # For the actor's own thread.
 
@@ -78,8 +87,10 @@ class StandIn:
         return threading.get_ident() != self._thread
 
     def register(self, poll: Poll) -> float:
-        place, now = self._away_at(), time.monotonic()
-        if place != self._seen:
+        place, now, used = self._away_at(), time.monotonic(), time.clock_gettime(self._clock) if self._clock else 0.0
+        is_busy = used - self._used > _BUSY * (now - self._looked)
+        self._looked, self._used = now, used
+        if is_busy or place != self._seen:
             self._seen, self._since = place, now
         elif place >= 0 and now - self._since >= _LOOK_AGAIN:
             poll.register(self._fifo, select.POLLIN)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import struct
+import weakref
 
 from mailbox_workers import die
 from support import LIMIT, Counter, Recorder
 
-from pactor import Actor, Restart, ask
+from pactor import Actor, Mailbox, Restart, ask
 
 FOREVER = Restart(max_restarts=math.inf, backoff=0)
 
@@ -160,3 +163,11 @@ class Holds(Recorder):
     def put_and_get(self, item):
         self.mailbox.put(item)
         return self.mailbox.get(timeout=LIMIT)
+
+    def sends_and_forgets(self):
+        mailbox = Mailbox()
+        pickle.dumps(mailbox)
+        reference = weakref.ref(mailbox)
+        del mailbox
+        gc.collect()
+        return reference() is None

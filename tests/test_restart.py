@@ -479,6 +479,11 @@ def test_a_target_may_hold_a_mailbox_that_nobody_else_has(context, on_failure):
             assert "eggs" == ask(actor.proxy.put_and_get, "eggs").result(LIMIT)
 
 
+def test_an_actor_keeps_no_mailbox_that_it_sends(context):
+    with Actor(Holds(Mailbox()), context=context) as actor:
+        assert ask(actor.proxy.sends_and_forgets).result(LIMIT)
+
+
 def test_at_a_close_the_supervisor_is_told_before_the_actor_can_end(context, monkeypatch):
     """To tell one that is gone would end a program that does not ignore SIGPIPE."""
     with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:

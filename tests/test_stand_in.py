@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import types
 
 import pytest
 from stand_in_actors import (
@@ -20,7 +21,7 @@ from stand_in_actors import (
 )
 from support import LIMIT, Recorder, ends, eventually
 
-from pactor import Actor, Mailbox, ask
+from pactor import Actor, Mailbox, _stand_in, ask
 from pactor._stand_in import StandIn
 
 
@@ -72,6 +73,22 @@ def test_where_there_is_no_room_for_what_comes_who_waits_goes_on_waiting():
     stand_in.is_away = True
     stand_in.read(5)
     stand_in.come_back()
+
+
+@pytest.mark.parametrize(("share", "is_stood_in_for"), [(0, True), (0.1, True), (0.9, False)])
+def test_a_method_that_computes_keeps_its_senders_waiting(monkeypatch, share, is_stood_in_for):
+    moments = types.SimpleNamespace(now=1_000.0, used=0.0)
+    clocks = types.SimpleNamespace(
+        monotonic=lambda: moments.now, clock_gettime=lambda _: moments.used, pthread_getcpuclockid=lambda _: 1
+    )
+    monkeypatch.setattr(_stand_in, "time", clocks)
+    stand_in, registered = StandIn(Mailbox().open_inbox(), 5, lambda: None, lambda: None), []
+    stand_in.is_away = True
+    for _ in range(10):
+        stand_in.register(types.SimpleNamespace(register=lambda fd, _: registered.append(fd)))
+        moments.now += 0.05
+        moments.used += share * 0.05
+    assert is_stood_in_for == bool(registered)
 
 
 def test_what_is_received_by_turns_stays_whole_and_in_order(context, gate):
