@@ -120,7 +120,6 @@ class Actor(Generic[T]):
         self._lock = threading.RLock()
         self._closed = self._interrupted = self._killed = False
         self._last_pid = 0
-        self._is_served = start.get_start_method() == "forkserver"
         with pickled_here() as self._held:  # the target's mailboxes, until its process has them, and those after it
             self._make(start, cls, target, maxsize, on_failure, concurrency)
 
@@ -128,8 +127,10 @@ class Actor(Generic[T]):
         self, start: Any, cls: type, target: object, maxsize: int, on_failure: str | Restart, concurrency: int
     ) -> None:
         arguments: tuple[Any, ...] = ([_target.packed(target)], on_failure, self._owner, concurrency)
-        _start_helpers(start.get_start_method())
-        _finish_imports(start.get_start_method())
+        method = start.get_start_method()
+        self._is_served = method == "forkserver"
+        _start_helpers(method)
+        _finish_imports(method)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             # No actor is half made, and its process starts with SIGINT blocked until it can end in silence.
@@ -142,7 +143,7 @@ class Actor(Generic[T]):
 
                 commands, self._supervisor = start.Pipe(duplex=False)
                 with commands:
-                    arguments += (start.get_start_method(), commands, self._supervisor)
+                    arguments += (method, commands, self._supervisor)
                     self._start(start, cls, maxsize, main, arguments)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -51,15 +51,16 @@ class Enqueue:
                 with contextlib.suppress(TypeError):  # what can't be hashed is no method
                     self._names[getattr(self._proxy, name).__function__] = name
         whose = getattr(method, "__self__", None)
+        is_own = self._object is None or whose is None or whose is self._object or isinstance(whose, type)
         try:
-            if self._object is not None and not (whose is None or whose is self._object or isinstance(whose, type)):
-                raise KeyError
-            name = self._names[getattr(method, "__func__", method)]
-        except (KeyError, TypeError):
+            its_name = self._names.get(getattr(method, "__func__", method)) if is_own else None
+        except TypeError:  # it can't be hashed
+            its_name = None
+        if its_name is None:
             raise TypeError(
                 f"enqueue() takes a method of its own object, as in self.enqueue(self.method), not {method!r}"
-            ) from None
-        found: Callable[..., None] = getattr(self._proxy, name)
+            )
+        found: Callable[..., None] = getattr(self._proxy, its_name)
         return found
 
 

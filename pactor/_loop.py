@@ -493,6 +493,10 @@ class Loop:
         self._called(method)
 
     def _called(self, method: Callable[..., Any], *arguments: object) -> Any:
+        """What a method returns; while it waits, others may receive.
+
+        Where messages are executed the same stands inline: a call costs, and is a line of each traceback in the log.
+        """
         self._stand_in.is_away = True
         try:
             return method(*arguments)

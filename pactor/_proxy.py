@@ -34,8 +34,6 @@ _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 #: What actors of this process wrap, by their mailboxes: by its name it might be another class by now.
 _known: dict[str, type] = {}
 _classes: weakref.WeakKeyDictionary[type, type[Proxy]] = weakref.WeakKeyDictionary()
-#: What they were made of.
-_sources: weakref.WeakKeyDictionary[type, dict[str, object]] = weakref.WeakKeyDictionary()
 
 
 class Proxy:
@@ -44,6 +42,8 @@ class Proxy:
     # Only dunder names: every other one is free for the wrapped class.
     __slots__ = ("__channel__", "__target__", "__weakref__")
     __channel__: Channel
+    #: What its class was made of, see `_source`.
+    __source__: dict[str, object]
     #: Module and qualified name of the wrapped class.
     __target__: tuple[str, str]
 
@@ -97,7 +97,8 @@ def wrapped_class(target: object) -> type:
 
 def make(cls: type, way: Channel) -> Proxy:
     """The proxy of an actor that wraps an instance of the class."""
-    if cls in _classes and not _is_as_before(cls):
+    found = _classes.get(cls)
+    if found and not _is_as_before(found, cls):
         _classes.pop(cls, None)  # a test has put something else into it, or taken it out again
     return class_for(cls)(way, (cls.__module__, cls.__qualname__))
 
@@ -120,11 +121,11 @@ def class_for(cls: type) -> type[Proxy]:
     """The proxy class of a wrapped class, made once."""
     found = _classes.get(cls)
     if found is None:
-        _sources[cls] = _source(cls)
+        source = _source(cls)
         names = type.__dir__(cls)  # where a metaclass hides some, they are there all the same
         methods = {name: _methods.make(cls, name) for name in names if _is_method(cls, name)}
-        members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, **methods}
-        found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members)
+        members = {"__slots__": (), "__doc__": cls.__doc__, "__module__": cls.__module__, "__source__": source}
+        found = _classes[cls] = type(f"{cls.__name__}Proxy", (Proxy,), members | methods)
     return found
 
 
@@ -134,9 +135,9 @@ def _source(cls: type) -> dict[str, object]:
     return {name: value for name, value in every.items() if callable(value) or hasattr(value, "__get__")}
 
 
-def _is_as_before(cls: type) -> bool:
+def _is_as_before(proxies: type[Proxy], cls: type) -> bool:
     """Whether the proxies of a class were made of what it has now."""
-    before, now = _sources[cls], _source(cls)
+    before, now = proxies.__source__, _source(cls)
     return before.keys() == now.keys() and all(before[name] is value for name, value in now.items())
 
 
