@@ -197,9 +197,8 @@ class Actor(Generic[T]):
         deadline = time.monotonic() + _STARTED
         while not (found := _inbox.reader(f"{self._mailbox.directory}/inbox")):
             if self.exitcode is not None or time.monotonic() > deadline:
-                return self._last_pid
+                return self._last_pid or self._process.pid
             time.sleep(0.001)
-        self._last_pid = found
         return found
 
     @property
@@ -328,6 +327,7 @@ class Actor(Generic[T]):
             return
         self._held.clear()
         mailbox = self._mailbox.directory
+        self._last_pid = _inbox.reader(f"{mailbox}/inbox")
         ending = self._find_ending(mailbox)
         self._way.end(ending)
         self._way.find_ending = lambda _: ending  # what is left of the mailbox may not tell

@@ -19,6 +19,7 @@ from ._telling import portable, said, shown, told, traceback_of
 
 if TYPE_CHECKING:
     import concurrent.futures
+    from typing import TypeGuard
 
     from ._waiting import Poll
 
@@ -38,16 +39,27 @@ class Answers:
         #: How many replies are to come later.
         self.owed = 0
         self._done: collections.deque[tuple[bytes, int, str, int, concurrent.futures.Future[Any]]] = collections.deque()
+        #: The methods that returned what nobody waits for, and how that failed.
+        self.failures: collections.deque[tuple[str, BaseException]] = collections.deque()
         self._is_finished = False
 
     def value(self, asker: bytes, number: int, name: str, value: Any) -> None:
         """Replies what the method ``name`` returned; where that is a future, its result, when it is there."""
-        futures = sys.modules.get("concurrent.futures")
-        # While another thread imports it, it may not have everything yet.
-        if futures and isinstance(value, getattr(futures, "Future", ())):
-            self.later(asker, number, name, value)  # type: ignore[arg-type]
+        if is_future(value):
+            self.later(asker, number, name, value)
         else:
             self._send(asker, number, name, value)
+
+    def watch(self, name: str, future: concurrent.futures.Future[Any]) -> None:
+        """Has the future's exception, if it ends with one, be one of the ``failures``."""
+        try:
+            self.futures.open(future)
+        except OSError as error:  # no descriptor
+            log.error(
+                "actor %r (process %d): what %s() returned can't be awaited: %s", self._name, os.getpid(), name, error
+            )
+            return
+        self.futures.add(future, functools.partial(self._ended, name))
 
     def later(self, asker: bytes, number: int, name: str, future: concurrent.futures.Future[Any]) -> None:
         """Replies the future's result, when it is there."""
@@ -118,6 +130,17 @@ class Answers:
         if not self._is_finished:
             self._done.append((asker, number, name, place, future))
             self._wake()
+
+    def _ended(self, name: str, future: concurrent.futures.Future[Any]) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self.failures.append((name, error))
+            self._wake()
+
+
+def is_future(value: object) -> TypeGuard[concurrent.futures.Future[Any]]:
+    futures = sys.modules.get("concurrent.futures")
+    # While another thread imports it, it may not have everything yet.
+    return bool(futures) and isinstance(value, getattr(futures, "Future", ()))
 
 
 def _error_of(future: concurrent.futures.Future[Any], name: str) -> BaseException | None:

@@ -183,7 +183,7 @@ class AsyncLoop(Loop):
     async def _idle_ahead(self) -> None:
         """The same while no message may begin: some are received, in case that what runs waits for their senders."""
         self._is_ahead = True
-        self._reads_ahead = not self._mailbox.slots and self._inbox.unread < _READ_AHEAD
+        self._reads_ahead = self._inbox.unread < _READ_AHEAD
         if not self._reads_ahead:
             self.poll.unregister(self._fifo)
         try:
@@ -229,6 +229,8 @@ class AsyncLoop(Loop):
     def _told(self, name: str, value: object) -> None:
         if value is not None and isinstance(value, Coroutine):  # of whatever type
             self._start(name, value, False)
+        else:
+            super()._told(name, value)
 
     def _answered(self, asker: bytes, number: int, name: str, value: object) -> None:
         if inspect.isawaitable(value) and not isinstance(value, concurrent.futures.Future):
@@ -249,7 +251,10 @@ class AsyncLoop(Loop):
 
     async def _execute(self, name: str, awaitable: Awaitable[Any], is_asked: bool) -> Any:
         try:
-            return await awaitable
+            value = await awaitable
+            if not is_asked:
+                super()._told(name, value)
+            return value
         except BaseException as error:
             if is_asked and not isinstance(error, SystemExit):
                 raise

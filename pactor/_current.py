@@ -58,9 +58,10 @@ def watch(proxy: T, method: Callable[[T, ActorError], object], /) -> None:
             print(reason)  # actor 'Worker-1' died: process 4711 was killed by SIGKILL while it executed work()
 
     ``method`` is one of the wrapped object's; the call is a message behind what is queued. ``reason`` is the error that
-    asks to that actor end with: ActorClosed where it was closed, ActorDied else. An actor that is restarted has not
-    ended. One that has ended already is told of at once. The watch ends with the process that watches: an actor that is
-    restarted begins again, in ``on_start``.
+    asks to that actor end with: ActorClosed where it was closed, ActorDied else. It names the signal as long as nobody
+    has reaped the process, as a fork server does at once, and when its owner has noted how it ended. An actor that is
+    restarted has not ended. One that has ended already is told of at once. The watch ends with the process that
+    watches: an actor that is restarted begins again, in ``on_start``.
 
     Raises RuntimeError outside of actors (there, `Actor.join` waits for the end, and asks end with it), TypeError and
     ValueError for arguments that can't be right, and OSError where there is no descriptor left.

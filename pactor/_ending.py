@@ -51,9 +51,12 @@ def of_exit(exitcode: int | None, pid: int, mailbox: str) -> Ending:
     """The ending of a process that left no note; ``exitcode`` as in `multiprocessing.Process`, None if it is lost."""
     if exitcode == -signal.SIGTERM:  # before it could take that as what it is
         return TERMINATED
+    return Ending(False, f"died: process {pid} {_how(exitcode)}{_doing(mailbox)}", failed=True)
+
+
+def _doing(mailbox: str) -> str:
     method = executing(mailbox)
-    doing = f" while it executed {method}()" if method else ""
-    return Ending(False, f"died: process {pid} {_how(exitcode)}{doing}", failed=True)
+    return f" while it executed {method}()" if method else ""
 
 
 def unsupervised(pid: int) -> Ending:
@@ -108,7 +111,7 @@ def find(mailbox: str) -> Ending:
             break
         # The parent has reaped it, and may be about to write.
         if time.monotonic() > deadline:
-            return UNKNOWN
+            return Ending(False, f"died{_doing(mailbox)}, and nobody could see why")
         time.sleep(0.001)
     ending = of_exit(exitcode, pid, mailbox)
     # The owner may have left word just now and removed the rest, in which of_exit looked for what was executed.

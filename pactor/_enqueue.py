@@ -45,11 +45,12 @@ class Enqueue:
     def method(self, method: Callable[..., object]) -> Callable[..., None]:
         """The method of the proxy that has this method executed."""
         if self._names is None:
-            methods = [name for name in dir(self._proxy) if not is_dunder(name)]
-            self._names = {}
-            for name in methods:
-                with contextlib.suppress(TypeError):  # what can't be hashed is no method
-                    self._names[getattr(self._proxy, name).__function__] = name
+            names: dict[object, str] = {}
+            for name in dir(self._proxy):
+                if not is_dunder(name):
+                    with contextlib.suppress(TypeError):  # what can't be hashed is no method
+                        names[getattr(self._proxy, name).__function__] = name
+            self._names = names  # when it is complete: other threads look into it
         whose = getattr(method, "__self__", None)
         is_own = self._object is None or whose is None or whose is self._object or isinstance(whose, type)
         try:

@@ -6,8 +6,11 @@ would take its descriptor along, which nobody could close any more.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import termios
+from array import array
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -39,3 +42,10 @@ def mapped(path: str, flags: int = 0, size: int = 0) -> mmap.mmap:
 def allocate(fd: int, size: int) -> None:
     """Has the file take up that much. A mapping could not say later that there is no room: SIGBUS would."""
     os.posix_fallocate(fd, 0, size)
+
+
+def unread(fd: int) -> int:
+    """How many bytes are in a FIFO, of which either end is open."""
+    count = array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]

@@ -249,6 +249,11 @@ class Inbox:
             yield self._set_aside()
         yield from self._frames(word >> 2)
 
+    def received(self) -> Iterator[tuple[int, bytes]]:
+        """The same, with what the FIFO holds."""
+        self.pull()
+        return self.unfinished()
+
     def latest(self, count: int) -> Iterator[tuple[int, bytes]]:
         """The kinds and bodies of the frames in the last so many bytes."""
         return self._frames(self._end - count)

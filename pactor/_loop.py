@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _channel, _current, _dead_letters, _ending, _proxy, _runtime, _waiting, _wire
-from ._answers import Answers
+from ._answers import Answers, is_future
 from ._deadlock import Deadlocks
 from ._ending import Ending
 from ._enqueue import Enqueue, EnqueueLater, Timer, check_injectable, inject
@@ -162,10 +162,13 @@ class Loop:
                 else:
                     stand_in.is_away = True
                     try:
-                        getattr(obj, name)(*args, **kwargs)
+                        value = getattr(obj, name)(*args, **kwargs)
                     except BaseException as error:
                         stand_in.is_away = False
                         self._failed(name, error)
+                    else:
+                        if value is not None:
+                            self._told(name, value)
                     stand_in.is_away = False  # before the look at `_attention`
             elif inbox.kind == asked:
                 self._answer(_wire.ASK, body)
@@ -228,12 +231,14 @@ class Loop:
             _ending.write(self._mailbox.directory, ending)
         except OSError as error:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
-        if not (ending.failed and self._on_failure == RESTART):  # or else the supervisor sees to what is left
+        is_restarted = ending.failed and self._on_failure == RESTART
+        if not is_restarted:  # or else the supervisor sees to what is left
             self._answers.askers.end(_LINGER)  # before the end of reading, at which the askers give up
-            if ending not in (_ending.INTERRUPTED, self._orphaned):  # the end of the program is no news
-                _dead_letters.bury(self._mailbox.directory, self._inbox, f"actor {self._name!r} {ending.reason}")
         _waiting.readers.remove(self)
         _waiting.readers.remove(self._stand_in)
+        if not is_restarted and ending is not _ending.INTERRUPTED:  # the end of the program is no news
+            text = f"actor {self._name!r} {ending.reason}"
+            _dead_letters.bury(self._mailbox.directory, text, let_go=self._mailbox.stop_reading)
         self._mailbox.stop_reading()
         if ending is self._orphaned:
             _ending.leave(self._mailbox.directory, ending)
@@ -292,7 +297,9 @@ class Loop:
             self._failed(name, error)
 
     def _told(self, name: str, value: object) -> None:
-        """What a method returned whose reply nobody waits for."""
+        """What a method returned whose reply nobody waits for: an exception that comes later is its too."""
+        if is_future(value):
+            self._answers.watch(name, value)
 
     def _answer(self, kind: int, body: bytes) -> None:
         try:
@@ -423,7 +430,7 @@ class Loop:
         for fd, _ in events:
             self._notice(fd)
         if not events and self._mailbox.slots and self._inbox.is_empty() and not self._closing:
-            self._mailbox.repair_slots()
+            self._mailbox.repair()
         if self._attention or self._timers:
             self._attend()
         if self._owner_fd is None:
@@ -440,6 +447,8 @@ class Loop:
                 self._inbox.finish()
             raise Stop(_ending.TERMINATED, 0)
         self._answers.send_done()
+        while self._answers.failures:
+            self._failed(*self._answers.failures.popleft())
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]._fire()

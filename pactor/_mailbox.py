@@ -212,11 +212,12 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
             gone = self.directory
         _runtime.remove(gone)
 
-    def repair_slots(self) -> None:
-        """For a reader to whom nothing came for a while."""
+    def repair(self) -> None:
+        """Puts right what killed senders left: for a reader to whom nothing came for a while."""
+        inbox = self.open_inbox()
         if self.slots and self.slots.taken():
-            inbox = self.open_inbox()
             self.slots.repair(lambda: not inbox.pull())
+        _wire.sweep(self.directory, inbox.received)
 
     def _make(self, maxsize: int, private: bool) -> None:
         self.directory = _runtime.home().new_mailbox()
@@ -294,7 +295,7 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         until = earlier(deadline, soon)
         if wait(self.fifo, select.POLLIN, until):
             return True
-        self.repair_slots()  # at the deadline too: some only ever wait for less than it takes to look again
+        self.repair()  # at the deadline too: some only ever wait for less than it takes to look again
         return until == soon
 
     @contextlib.contextmanager

@@ -90,7 +90,7 @@ def wrapped_class(target: object) -> type:
     """The class that an actor of this target wraps. Raises TypeError where that can't be."""
     called = target.func if isinstance(target, functools.partial) else target
     is_alias = type(target).__module__ in ("typing", "types") and isinstance(getattr(target, "__origin__", None), type)
-    if is_alias or isinstance(called, _FUNCTIONS) or (called is not target and not isinstance(called, type)):
+    if is_alias or isinstance(called, (*_FUNCTIONS, Proxy)) or (called is not target and not isinstance(called, type)):
         raise TypeError(f"an actor wraps an object, its class, or a functools.partial of its class, not {target!r}")
     return called if isinstance(called, type) else type(target)
 

@@ -31,6 +31,8 @@ PREFIX = "pactor-"
 _ROOM = 16 << 20
 #: Where runtime directories are made, instead of ``/dev/shm`` or the temporary directory.
 VARIABLE = "PACTOR_DIR"
+#: How the directory begins that a process has its blocks in, see _blocks.
+_BLOCKS = "blocks."
 #: How often a process looks for mailboxes that nobody has any more, in seconds.
 _SWEEP_AGAIN = 10.0
 #: How long those stay for whoever wants to know how their readers ended, in seconds.
@@ -126,7 +128,10 @@ class Home(Lease):
 
 
 def _is_abandoned(home: str, name: str) -> bool:
-    """Whether this is a mailbox whose maker is gone, and that has no reader."""
+    """Whether this is a mailbox whose maker is gone, and that has no reader, or has the blocks of one that is gone."""
+    if name.startswith(_BLOCKS):
+        pid = name.split(".")[1]
+        return not (pid.isdigit() and is_running(int(pid)))
     pid, dash, _ = name.partition("-")
     if not dash or not pid.isdigit() or is_running(int(pid)):
         return False
@@ -188,11 +193,10 @@ def blocks(neighbour: str) -> str:
     global _blocks_path
     place = _own or home(None if _homes else neighbour).path
     for name in os.listdir(place):
-        kind, pid, *_ = [*name.split("."), ""]
-        if kind == "blocks" and not (pid.isdigit() and is_running(int(pid))):
+        if name.startswith(_BLOCKS) and _is_abandoned(place, name):
             remove(f"{place}/{name}")
     if _blocks_path is None or not os.path.isdir(_blocks_path):
-        path = f"{place}/blocks.{os.getpid()}.{os.urandom(8).hex()}"
+        path = f"{place}/{_BLOCKS}{os.getpid()}.{os.urandom(8).hex()}"
         os.mkdir(path, 0o700)
         from multiprocessing import util  # see pactor/__init__.py
 

@@ -17,12 +17,11 @@ import fcntl
 import mmap
 import os
 import select
-import termios
 import threading
-from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ._files import unread
 from ._waiting import is_ready, wait_for_room
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class ReaderSlots:
 
     def taken(self) -> int:
         """How many are taken; where nothing is queued, by senders that are just sending, or were killed."""
-        return self.maxsize - _count(self.fd)
+        return self.maxsize - unread(self.fd)
 
     def repair(self, is_empty: Callable[[], bool]) -> None:
         """Puts back what killed senders took with them, if nobody is sending just now and nothing is queued."""
@@ -143,9 +142,3 @@ class ReaderSlots:
             written = os.write(self.fd, bytes(count))
             if written < count:
                 raise OSError(f"no room for {count} slots")
-
-
-def _count(fd: int) -> int:
-    buffer = array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, buffer)
-    return buffer[0]

@@ -222,6 +222,7 @@ class Supervisor:
                 self._tell(asker, number, ending)
             inbox.finish()
             inbox.has_started = False
+            _wire.sweep(mailbox, inbox.received)  # of timers, and of what was on its way
         finally:
             inbox.close()
         _runtime.unlink(f"{mailbox}/note")
@@ -297,7 +298,12 @@ class Supervisor:
     def _abandon(self) -> None:
         """The owner is gone. An actor ends without its owner, and that of the actor's process is this one."""
         if self._process is None:
-            _ending.leave(self._mailbox.directory, _ending.ORPHANED)
+            ending = _ending.ORPHANED
+            with contextlib.suppress(OSError):
+                _ending.write(self._mailbox.directory, ending)
+            text = f"actor {self._name!r} {ending.reason}"
+            _dead_letters.bury(self._mailbox.directory, text, let_go=self._mailbox.stop_reading)
+            _ending.leave(self._mailbox.directory, ending)
         os._exit(1)
 
     def _end(self, ending: Ending) -> None:
@@ -308,7 +314,7 @@ class Supervisor:
         if ending.reason != _ending.INTERRUPTED.reason:  # the end of the program is no news
             text = f"actor {self._name!r} {ending.reason}"
             is_news = ending.failed and not self._told_to_end
-            _dead_letters.bury_rest(mailbox.directory, mailbox.fifo, text, is_news)
+            _dead_letters.bury(mailbox.directory, text, is_news, mailbox.stop_reading)
         mailbox.stop_reading()
 
     def _let_go(self) -> None:

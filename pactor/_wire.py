@@ -26,7 +26,7 @@ import select
 import struct
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -295,6 +295,31 @@ def drop(directory: str, frame: bytes, head: int = 0) -> None:
     if frame[2] & STORED:
         with contextlib.suppress(OSError, ValueError):  # gone, or never one
             _blocks.release(claim(directory, frame[HEADER_SIZE + head :]))
+
+
+def sweep(directory: str, read_on: Callable[[], Iterable[tuple[int, bytes]]]) -> None:
+    """Removes the payloads of processes that were killed before they sent their names.
+
+    Kinds and bodies of all frames that have come to the mailbox, ``read_on`` returns.
+    """
+    try:
+        names = [name for name in os.listdir(directory) if _is_of_dead(name)]
+    except OSError:  # no descriptor left to look with
+        return
+    if names:
+        sent = set()
+        for kind, body in read_on():
+            with contextlib.suppress(struct.error):  # rubbish
+                if kind & STORED:
+                    sent.add(split_ask(body)[2] if kind & KIND == ASK else body)
+        for name in names:
+            if name.encode() not in sent:
+                _runtime.unlink(f"{directory}/{name}")
+
+
+def _is_of_dead(name: str) -> bool:
+    pid = name.partition(".")[0]
+    return pid.isdigit() and not _waiting.is_running(int(pid))
 
 
 def load(directory: str, name: bytes) -> Any:

@@ -325,6 +325,9 @@ class TellsItself(Recorder):
             await tell(current_actor().proxy.note, number, b"x" * 600)
         return len(self.seen)
 
+    async def tell_itself_in_a_thread(self, count):
+        await asyncio.to_thread(self.enqueue_many, count)
+
     async def tell_itself_at_once(self, count):
         proxy = current_actor().proxy
         large = [tell(proxy.note, number, bytes(3000)) for number in range(count)]

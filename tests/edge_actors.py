@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import sys
 from typing import Annotated, Generic, TypeVar
 
 from support import Recorder
+
+from pactor import Actor, ActorError
 
 T = TypeVar("T")
 
@@ -89,3 +92,32 @@ class Odd(Recorder, metaclass=Hiding):
 
 class Table(dict):
     pass
+
+
+class Sends:
+    def note_many(self, proxy, count):
+        """Returns how many were accepted."""
+        for number in range(count):
+            try:
+                proxy.note(number)
+            except ActorError:
+                return number
+        return count
+
+
+class Counts(Recorder):
+    """Leaves word of how many it has noted."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_stop(self):
+        with open(self.path, "w") as file:
+            file.write(str(len(self.seen)))
+
+
+class Owner:
+    def make(self, method, **kwargs):
+        self.actor = Actor(Recorder(), name="owned", context=multiprocessing.get_context(method), **kwargs)
+        return self.actor.proxy

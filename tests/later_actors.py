@@ -124,3 +124,8 @@ class Limited(Forwarder):
     def done(self, value):
         resource.setrlimit(resource.RLIMIT_NOFILE, self.before)
         return super().done(value)
+
+
+class AsyncForwarder(Forwarder):
+    async def forward_in_a_coroutine(self, method, *args):
+        return ask(method, *args)

@@ -128,6 +128,11 @@ class Hoarder:
         self.futures = [ask(proxy.repeat, "x", 3000) for i in range(60)]
 
 
+class Delays(Recorder):
+    def note_later(self, size):
+        self.enqueue_later(1000, self.note, bytes(size))
+
+
 class FailsAtGate(Recorder):
     def fail_at(self, gate):
         self.wait_for(gate)

@@ -553,9 +553,10 @@ def test_however_its_coroutines_clean_up_it_ends_at_once_as_it_was_told(monkeypa
 
 
 @pytest.mark.parametrize("maxsize", [0, 10])
-def test_a_coroutine_may_tell_its_own_actor_more_than_there_is_room_for(context, maxsize):
+@pytest.mark.parametrize("how", ["tell_itself", "tell_itself_in_a_thread"])
+def test_a_coroutine_may_tell_its_own_actor_more_than_there_is_room_for(context, maxsize, how):
     with Actor(TellsItself(), context=context, concurrency=1, maxsize=maxsize) as actor:
-        ask(actor.proxy.tell_itself, 4000).result(LIMIT)
+        ask(getattr(actor.proxy, how), 4000).result(LIMIT)
         assert 4000 == ask(actor.proxy.count).result(LIMIT)
 
 

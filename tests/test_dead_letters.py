@@ -130,11 +130,72 @@ def test_what_is_left_when_the_program_is_interrupted_is_no_news(context, gate, 
     assert (end is ValueError) == ("did not execute: 1 (1 x note())" in caplog.text)
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    ("end", "on_failure"),
+    [
+        ("actor.close()", "'stop'"),
+        ("os.kill(actor.pid, signal.SIGTERM)", "'stop'"),
+        ("actor.kill()", "'stop'"),
+        ("pass", "'stop'"),
+        ("pass", "Restart(0)"),
+    ],
+    ids=["close", "terminate", "kill", "fail", "give up"],
+)
+def test_of_what_many_send_while_it_ends_none_is_missed(tmp_path, method, end, on_failure):
+    program = f"""
+    from edge_actors import Counts, Sends
+    if __name__ == "__main__":
+        gate, seen = sys.argv[0] + ".gate", sys.argv[0] + ".seen"
+        senders = [Actor(Sends(), context=context) for _ in range(3)]
+        with Actor(Counts(seen), context=context, on_failure={on_failure}) as actor:
+            actor.proxy.wait_for(gate)
+            if {end == "pass"}:
+                actor.proxy.fail(ValueError())
+            reached(gate)
+            accepted = [ask(sender.proxy.note_many, actor.proxy, 1_500) for sender in senders]
+            eventually(lambda: all(sleeps(sender.pid) for sender in senders))  # for want of room
+            {end}
+            open(gate, "w").close()
+            assert ends(actor)
+        executed = int(open(seen).read()) if os.path.exists(seen) else 0
+        print(sum(results(accepted)) - executed)
+    """
+    result = run_program(tmp_path, program, method)
+    assert [result.stdout.strip()] == re.findall(r"did not execute: (\d+) \(\d+ x note\(\)", result.stderr)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("on_failure", ["'resume'", "Restart()"])
+def test_where_its_owner_is_killed_the_rest_of_the_program_hears_of_it(tmp_path, method, on_failure):
+    program = f"""
+    from edge_actors import Owner
+    if __name__ == "__main__":
+        gate = sys.argv[0] + ".gate"
+        with Actor(Owner(), context=context) as owner:
+            owned = ask(owner.proxy.make, {method!r}, on_failure={on_failure}).result(LIMIT)
+            owned.wait_for(gate)
+            reached(gate)
+            for _ in range(30):
+                owned.sleep(0.06)  # longer than it goes on without a look
+            asked = ask(owned.echo)
+            os.kill(owner.pid, signal.SIGKILL)
+            open(gate, "w").close()
+            print(asked.exception(LIMIT))
+    """
+    result = run_program(tmp_path, program, method)
+    assert re.match(r"actor 'owned' ended, as .* is gone\n", result.stdout)
+    line = result.stdout.rstrip() + "; messages that it did not execute: {0} ({0} x sleep())"
+    assert {line.format(29), line.format(30)} & {*result.stderr.splitlines()}, result.stderr
+
+
 @pytest.mark.parametrize("count", [3, 100_000])
-def test_a_flood_of_them_is_one_line_too(count, caplog):
+def test_a_flood_of_them_is_one_line_too(monkeypatch, count, caplog):
     names = ["a", "b", "c", "d", "e", "f", "g"]
     frames = [(_wire.ITEM, pickle.dumps((names[i % 7], (), {}), 5)) for i in range(min(count, 7_000))]
-    _dead_letters.bury("", _Inbox(frames * (count // len(frames) or 1)), "actor 'x' is no more")
+    frames *= count // len(frames) or 1
+    monkeypatch.setattr(_dead_letters, "_left", lambda mailbox, let_go: iter(frames))
+    _dead_letters.bury("", "actor 'x' is no more")
     (record,) = caplog.records
     text = record.getMessage()
     assert text.startswith("actor 'x' is no more; messages that it did not execute: ")
@@ -143,19 +204,6 @@ def test_a_flood_of_them_is_one_line_too(count, caplog):
         assert text.endswith(", ...)")
     else:
         assert text.endswith("3 (1 x a(), 1 x b(), 1 x c())")
-
-
-class _Inbox:
-    def __init__(self, frames):
-        self.frames = iter(frames)
-        self.kind = 0
-
-    def take(self):
-        self.kind, body = next(self.frames, (0, None))
-        return body
-
-    def pull(self):
-        return 0
 
 
 class Explosive:

@@ -53,6 +53,11 @@ def test_a_metaclass_hides_no_method(odd):
     assert odd.panics.__name__ == "panics"
 
 
+def test_a_proxy_can_not_be_wrapped(odd):
+    with pytest.raises(TypeError, match="an actor wraps an object"):
+        Actor(odd)
+
+
 @pytest.mark.parametrize("value", [collections.deque(), decimal.Decimal(1), re.compile("spam"), 1])
 def test_what_takes_no_attribute_is_an_error_at_the_call(value):
     with pytest.raises(TypeError, match="derive a class"):

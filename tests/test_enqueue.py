@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import os
 import signal
+import sys
+import threading
 
 import pytest
 from enqueue_actors import Enqueues, Selfish
 from programs import run
-from support import LIMIT, Recorder, eventually, reached, sleeps
+from support import LIMIT, Recorder, eventually, reached, results, sleeps
 
-from pactor import Actor, ask
+from pactor import Actor, Enqueue, ask
 from pactor._slots import ReaderSlots
 
 
@@ -49,6 +52,22 @@ def test_works_with_a_bound_on_the_mailbox(context):
     with Actor(Recorder(), maxsize=1, context=context) as actor:
         actor.proxy.enqueue_many(1_000)
         assert list(range(1_000)) == seen(actor.proxy, 1_000)
+
+
+def test_its_first_use_may_be_in_several_threads_at_once(selfish):
+    def enqueue(first):
+        together.wait(LIMIT)
+        first.method(Selfish.wrong)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for _ in range(50):
+                together = threading.Barrier(8)
+                results([pool.submit(enqueue, first) for first in [Enqueue(selfish)] * 8])
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("what", ["function", "other", "another", "text", "arguments", "builtin"])

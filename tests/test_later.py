@@ -13,6 +13,7 @@ import pytest
 from ask_actors import Fails
 from later_actors import Forwarder, Limited
 from support import LIMIT, Recorder, ends, eventually, reached, results, sleeps
+from test_actor import run_program
 
 from pactor import Actor, ActorClosed, ActorDied, RemoteError, Restart, _loop, _waiting, ask
 from pactor._later import Unanswered, unanswered
@@ -125,6 +126,33 @@ def test_what_a_told_method_returns_is_nobodys(forwarder, worker):
     forwarder.proxy.forward(worker.proxy.note, 1)
     assert 1 == ask(forwarder.proxy.echo, 1).result(LIMIT)
     assert [1] == ask(worker.proxy.all).result(LIMIT)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    ("cls", "how", "arguments"),
+    [
+        ("Forwarder", "forward", "worker.proxy.fail, KeyError('spam')"),
+        ("Forwarder", "fail_in_a_thread", ""),
+        ("AsyncForwarder", "forward", "worker.proxy.fail, KeyError('spam')"),
+        ("AsyncForwarder", "forward_in_a_coroutine", "worker.proxy.fail, KeyError('spam')"),
+    ],
+)
+def test_what_a_told_method_returns_fails_as_the_method_does(tmp_path, method, cls, how, arguments):
+    program = f"""
+    from later_actors import AsyncForwarder, Forwarder
+    if __name__ == "__main__":
+        with Actor(Forwarder(), context=context) as worker:
+            with Actor({cls}(), name="stops", context=context, on_failure="stop") as actor:
+                actor.proxy.{how}({arguments})
+                print(ask(actor.proxy.the_same).exception(LIMIT))
+            with Actor({cls}(), context=context) as actor:
+                actor.proxy.{how}({arguments})
+                print(ask(actor.proxy.done, "goes on").result(LIMIT))
+    """
+    result = run_program(tmp_path, program, method)
+    assert f"actor 'stops' stopped: {how}() raised KeyError: 'spam'\ngoes on\n" == result.stdout
+    assert f"{how}() raised; it ends" in result.stderr
 
 
 def test_beside_a_thread_that_reads_the_replies(forwarder, worker, gate):

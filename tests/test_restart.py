@@ -17,6 +17,7 @@ import threading
 import time
 
 import pytest
+from fault_support import files_in
 from programs import METHODS, run
 from restart_actors import (
     ENTRY,
@@ -24,6 +25,7 @@ from restart_actors import (
     Asks,
     Counting,
     Deadly,
+    Delays,
     DiesInRepair,
     ExitsAtStart,
     FailsAtFirst,
@@ -496,3 +498,28 @@ def test_at_a_close_the_supervisor_is_told_before_the_actor_can_end(context, mon
         monkeypatch.setattr(actor, "_signal", note)
         actor.close()
         assert [(0, None, None)] == told
+
+
+def test_what_its_timers_held_goes_with_them_and_what_is_queued_stays(context, gate):
+    with Actor(Delays(), context=context, on_failure=FOREVER) as actor:
+        actor.proxy.note_later(100_000)
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        assert 1 == len(files_in(actor.proxy))
+        actor.proxy.kill()
+        with Actor(Recorder(), context=context) as other:
+            other.proxy.tell(actor.proxy, bytes(100_000))  # its file, of one that has ended, stays
+        actor.proxy.wait_for(gate.with_name("second"))
+        assert 2 == len(files_in(actor.proxy))
+        gate.touch()
+        reached(gate.with_name("second"))
+        assert [] == files_in(actor.proxy)
+        gate.with_name("second").touch()
+        assert [bytes(100_000)] == ask(actor.proxy.all).result(LIMIT)
+
+
+def test_its_pid_is_known_when_it_has_ended_too(context):
+    with Actor(Counter(), context=context, on_failure=FOREVER) as actor:
+        ask(actor.proxy.total).result(LIMIT)
+    assert 0 < actor.pid != os.getpid()
+    assert not runs(actor.pid)

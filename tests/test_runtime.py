@@ -467,8 +467,11 @@ def test_mailboxes_of_killed_processes_are_removed_after_a_while(base):
     home.new_mailbox()
     assert read in names(home.path)  # it does not look each time
     home._sweep_at = 0
+    os.mkdir(f"{home.path}/blocks.{child}.0123")
+    os.mkdir(f"{home.path}/blocks.{os.getpid()}.0123")
     home.new_mailbox()
-    assert read not in names(home.path)
+    assert {read, f"blocks.{child}.0123"}.isdisjoint(names(home.path))
+    assert f"blocks.{os.getpid()}.0123" in names(home.path)
     home.release()
 
 
