@@ -118,7 +118,7 @@ class Actor(Generic[T]):
         self._name = name or f"{cls.__name__}-{next(_numbers.setdefault(cls.__name__, itertools.count(1)))}"
         self._owner = os.getpid()
         self._lock = threading.RLock()
-        self._closed = self._interrupted = self._killed = False
+        self._closed = self._interrupted = self._killed = self._is_buried = False
         self._last_pid = 0
         with pickled_here() as self._held:  # the target's mailboxes, until its process has them, and those after it
             self._make(start, cls, target, maxsize, on_failure, concurrency)
@@ -296,7 +296,7 @@ class Actor(Generic[T]):
     def _signal(self, number: int) -> None:
         """Sends the actor's process a signal; 0 is but word that the actor is closed."""
         with self._lock:  # nobody reaps it in between
-            if self.exitcode is not None:
+            if self._is_buried or self.exitcode is not None:
                 return
             if self._supervisor is None:
                 with contextlib.suppress(ProcessLookupError):  # a fork server reaps its processes itself
@@ -325,16 +325,18 @@ class Actor(Generic[T]):
         """Notes how it ended, once it has, and removes its mailbox."""
         if not _owned.remove(self):
             return
+        self._is_buried = True
         self._held.clear()
         mailbox = self._mailbox.directory
         self._last_pid = _inbox.reader(f"{mailbox}/inbox")
         ending = self._find_ending(mailbox)
         self._way.end(ending)
         self._way.find_ending = lambda _: ending  # what is left of the mailbox may not tell
-        if ending.closed:
-            self._mailbox.remove()
-        else:
-            _ending.leave(mailbox, ending)
+        with contextlib.suppress(OSError):  # no room for a note, no descriptor, or no such place any more
+            if ending.closed:
+                self._mailbox.remove()
+            else:
+                _ending.leave(mailbox, ending)
         if self._supervisor:
             self._supervisor.close()
 
@@ -354,7 +356,9 @@ class Actor(Generic[T]):
         with self._lock:
             if note := _ending.read(mailbox):
                 return note
-            if self._supervisor:
+            if exitcode == 0 and self._closed:  # it found no room for a note
+                ending = _ending.CLOSED
+            elif self._supervisor:
                 ending = _ending.of_supervisor(exitcode, self._process.pid)
             else:
                 ending = _ending.of_exit(exitcode, self._process.pid, mailbox)

@@ -95,12 +95,14 @@ class Channel:
             kind |= _wire.OWN
         try:
             frame = _wire.pack(self.mailbox, kind, head, obj, self.large)
+            self.large = frame[2] & _wire.STORED != 0
+            return frame
         except FileNotFoundError:
-            if os.path.isdir(self.mailbox):
+            if os.path.isdir(self.mailbox) or not is_ready(
+                self.file, 0
+            ):  # in a place that somebody removed it lives on
                 raise
-            self.fail()
-        self.large = frame[2] & _wire.STORED != 0
-        return frame
+        self.fail()
 
     def send(self, frame: bytes, deadline: float | None = None) -> None:
         """Sends a frame, as `post` does."""
@@ -126,11 +128,12 @@ class Channel:
         self.open()
         try:
             os.write(self.file, frame)
+            return True
         except BlockingIOError:
             return False
         except BrokenPipeError:
-            self.fail()
-        return True
+            pass
+        self.fail()
 
     def send_without_slot(self, frame: bytes, deadline: float | None = None) -> bool:
         """Writes a frame that takes no slot; waits for room; False where there was none until the deadline."""
@@ -167,13 +170,9 @@ class Channel:
         with _opening:
             if self.file >= 0:
                 return
-            try:
-                file = os.open(f"{self.mailbox}/fifo", os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                # ENXIO: nobody has it open for reading. The path is ours, so ENOENT says the same.
-                if isinstance(error, FileNotFoundError) or error.errno == errno.ENXIO:
-                    self.fail()
-                raise
+            file = _opened(f"{self.mailbox}/fifo")
+            if file is None:
+                self.fail()
             try:
                 if not stat.S_ISFIFO(os.fstat(file).st_mode):
                     raise OSError(errno.EINVAL, "not a mailbox", self.mailbox)
@@ -214,8 +213,19 @@ class Channel:
         return self.ending.error(self.name)
 
     def fail(self) -> NoReturn:
-        """Raises it; not with "from None", which would drop its cause."""
+        """Raises it; not while an exception is handled: its traceback is to show the caller's alone."""
         raise self.error()
+
+
+def _opened(path: str) -> int | None:
+    """A descriptor to write to a FIFO; None where nobody reads it."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        # ENXIO: nobody has it open for reading. The path is ours, so ENOENT says the same.
+        if error.errno not in (errno.ENOENT, errno.ENXIO):
+            raise
+        return None
 
 
 def _after_fork() -> None:

@@ -30,8 +30,8 @@ class Ending:
 
     def error(self, name: str) -> ActorError:
         error = (ActorClosed if self.closed else ActorDied)(f"actor {name!r} {self.reason}")
-        # None too is said: it keeps what the caller came upon first, a broken pipe, out of the traceback.
-        error.__cause__ = RemoteTraceback(self.traceback) if self.traceback else None
+        if self.traceback:
+            error.__cause__ = RemoteTraceback(self.traceback)
         return error
 
 
@@ -89,12 +89,12 @@ def write(mailbox: str, ending: Ending) -> None:
 
 
 def read(mailbox: str) -> Ending | None:
-    """The note in the mailbox, if there is one."""
+    """The note in the mailbox, if there is one, and a descriptor to read it with."""
     try:
         with open(f"{mailbox}/note", "rb") as file:
             ending: Ending = pickle.load(file)
             return ending
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

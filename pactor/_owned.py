@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import _ending
+from ._log import log
 
 if TYPE_CHECKING:
     from ._actor import Actor
@@ -31,8 +31,7 @@ def add(actor: Actor[Any]) -> None:
         # As multiprocessing does: not everybody joins, and each that has ended has files open.
         for other in _running[:]:
             if other.exitcode is not None:
-                with contextlib.suppress(OSError):  # no room for a note
-                    other._reap()
+                other._reap()
         _reap_at = max(_MOST_ENDED, 2 * len(_running))
     _running.append(actor)
     if not _closes_at_exit:
@@ -56,7 +55,12 @@ def _close_all() -> None:
     # In a session at a prompt, the last Ctrl-C may be long past.
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
     while newest := _running[-1:]:  # a thread may go on making some, and joining them
-        newest[0]._see_off(interrupted)
+        try:
+            newest[0]._see_off(interrupted)
+        except OSError as error:  # the others are to be closed all the same
+            log.error("actor %r can't be closed, and is killed: %s", newest[0].name, error)
+            newest[0].kill()
+            remove(newest[0])
 
 
 def stop_all() -> None:

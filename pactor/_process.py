@@ -44,7 +44,8 @@ def main(mailbox: Mailbox[Any], name: str, target: list[object], on_failure: str
             if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             take_signals(loop.interrupt)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the owner blocked it for the start
+            # The owner blocked the one for the start, and the other if it waits for signals by `signal.sigwait`.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
             loop.build(target.pop())
             try:
                 loop.run()

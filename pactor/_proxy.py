@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import signal
 import sys
 import types
 import weakref
@@ -209,8 +210,12 @@ def _checked(whose: str, method: Any, args: tuple[Any, ...], kwargs: dict[str, A
 def _replies(mailbox: str) -> Replies:
     """Brings in the futures with the first ask: `concurrent.futures` imports more than all of pactor."""
     global _replies
-    from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
-
+    # A signal handler that asks meanwhile would find half of the module.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return _replies(mailbox)
 
 

@@ -191,7 +191,10 @@ class Supervisor:
                 os.close(fd)
         process.join()
         self._process = None
-        return _ending.read(mailbox) or _ending.of_exit(process.exitcode, process.pid, mailbox), process.exitcode
+        ending = _ending.read(mailbox)
+        if ending is None and self._closing and process.exitcode == 0:  # it found no room for a note
+            ending = _ending.CLOSED
+        return ending or _ending.of_exit(process.exitcode, process.pid, mailbox), process.exitcode
 
     def _count(self, now: float, began: float) -> None:
         if now - began > self._restart.within:

@@ -51,16 +51,16 @@ def without_loop(error: BaseException) -> BaseException:
 
 
 def traceback_of(error: BaseException) -> str:
-    import traceback
-    import warnings
-
     try:
+        import traceback
+        import warnings
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # linecache has some for modules that were imported in an unusual way
             # Not without_loop, which would take off one more each time: a future may tell its error more than once.
             top = error.__traceback__
             return "".join(traceback.format_exception(type(error), error, top.tb_next or top if top else None))
-    except Exception:  # of its __str__, or its __traceback__: whatever a class may do
+    except Exception:  # of its __str__, or its __traceback__: whatever a class may do; or no descriptor to import with
         return f"{type(error).__name__}, whose traceback can't be shown\n"
 
 

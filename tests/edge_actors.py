@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import resource
 import sys
 from typing import Annotated, Generic, TypeVar
 
@@ -73,6 +74,9 @@ class Hiding(type):
 
 class Odd(Recorder, metaclass=Hiding):
     Port = Annotated[int, {"min": 1}]
+
+    def write_no_files(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
     def panics(self):
         return PanicsWhenLoaded()

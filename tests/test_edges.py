@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import select
+import signal
 import socket
 import sys
 from multiprocessing import resource_sharer
@@ -19,10 +20,13 @@ from unittest import mock
 
 import pytest
 from edge_actors import Box, ExitsWhenLoaded, Frozen, Line, Odd, Panic, PanicsWhenLoaded, Pickled, Table
-from support import LIMIT, Counter, Recorder
+from programs import METHODS
+from support import LIMIT, Counter, Recorder, ends, eventually, runs
+from test_actor import run_program
 
 import pactor
-from pactor import Actor, Mailbox, RemoteError, Restart, _proxy, ask
+from pactor import Actor, ActorClosed, Mailbox, RemoteError, Restart, _proxy, ask
+from pactor._telling import traceback_of
 
 
 @pytest.fixture
@@ -234,3 +238,128 @@ def test_a_target_is_pickled_under_each_start_method_whatever_it_says(context, o
 def _heard(line):
     assert select.select([line], [], [], LIMIT)[0]
     return os.read(line.fileno(), 100)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("on_failure", ["'resume'", "Restart()"])
+def test_a_program_without_descriptors_ends_and_its_actors_do(tmp_path, method, on_failure):
+    program = f"""
+    import resource
+    if __name__ == "__main__":
+        actors = [Actor(Recorder(), context=context, on_failure={on_failure}) for _ in range(3)]
+        print(*[ask(actor.proxy.pid).result(LIMIT) for actor in actors], flush=True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        try:
+            while True:
+                os.dup(0)
+        except OSError:
+            pass
+    """
+    result = run_program(tmp_path, program, method)
+    pids = result.stdout.split()
+    assert len(pids) == 3, result.stderr
+    eventually(lambda: not any(map(runs, map(int, pids))), lambda: result.stderr)
+
+
+def test_one_that_cant_be_closed_at_the_programs_exit_keeps_no_other(tmp_path):
+    program = """
+    class Stubborn(Actor):
+        def close(self):
+            raise OSError("spam")
+
+    first, stubborn, last = Actor(Recorder()), Stubborn(Recorder(), name="stubborn"), Actor(Recorder())
+    print(first.pid, stubborn.pid, last.pid)
+    """
+    result = run_program(tmp_path, program)
+    assert not any(map(runs, map(int, result.stdout.split())))
+    assert "actor 'stubborn' can't be closed, and is killed: spam\n" == result.stderr
+
+
+@pytest.mark.parametrize("on_failure", ["resume", Restart()], ids=["resume", "restart"])
+def test_an_actor_that_finds_no_room_for_a_note_is_closed_all_the_same(context, on_failure):
+    with Actor(Odd(), context=context, on_failure=on_failure) as actor:
+        ask(actor.proxy.write_no_files).result(LIMIT)
+        actor.close()
+        assert ends(actor)
+        with pytest.raises(ActorClosed):
+            actor.proxy.note()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_where_somebody_removes_the_place_that_it_lives_in_what_needs_it_fails(tmp_path, method):
+    program = """
+    import glob, shutil
+    if __name__ == "__main__":
+        with Actor(Recorder(), context=context) as actor:
+            ask(actor.proxy.note).result(LIMIT)
+            for place in glob.glob(os.environ["PACTOR_DIR"] + "/pactor-*"):
+                shutil.rmtree(place)
+            print(type(ask(actor.proxy.repeat, "x", 10_000).exception(LIMIT)).__name__)
+            try:
+                actor.proxy.note(bytes(10_000))
+            except FileNotFoundError:
+                print("can't be sent")
+            print(ask(actor.proxy.echo, "goes on").result(LIMIT))
+    """
+    result = run_program(tmp_path, program, method)
+    assert ["RemoteError", "can't be sent", "goes on"] == result.stdout.splitlines(), result.stderr
+
+
+def test_one_that_has_ended_is_sent_no_signal_whoever_reaps_it(tmp_path):
+    program = """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    actor = Actor(Recorder(), context=context)
+    actor.close()
+    actor.join()
+    os.kill = print
+    actor.kill()
+    """
+    result = run_program(tmp_path, program)
+    assert ("", "") == (result.stdout, result.stderr)
+
+
+def test_a_sigterm_that_the_program_has_blocked_ends_it(context):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with Actor(Recorder(), context=context) as actor:
+            ask(actor.proxy.note).result(LIMIT)
+            os.kill(actor.pid, signal.SIGTERM)
+            assert ends(actor)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_the_error_of_one_that_has_ended_hides_none_of_the_programs_own():
+    with Actor(Recorder()) as actor:
+        proxy = pickle.loads(pickle.dumps(actor.proxy))
+        ask(proxy.note).result(LIMIT)
+    for send in (proxy.note, lambda: ask(proxy.note), lambda: proxy.note(bytes(10_000))):
+        with pytest.raises(ActorClosed) as caught:
+            try:
+                raise KeyError("the program's own")
+            finally:
+                send()
+        assert isinstance(caught.value.__context__, KeyError)
+        assert not caught.value.__suppress_context__
+
+
+def test_a_signal_handler_may_ask_while_the_first_ask_imports(tmp_path):
+    program = """
+    class Signals:
+        def find_spec(self, name, *args):
+            if name == "pactor._arrivals":
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    if __name__ == "__main__":
+        with Actor(Recorder(), context=context) as actor:
+            signal.signal(signal.SIGUSR1, lambda *_: print(ask(actor.proxy.echo, "handler").result(LIMIT)))
+            sys.meta_path.insert(0, Signals())
+            print(ask(actor.proxy.echo, "program").result(LIMIT))
+    """
+    result = run_program(tmp_path, program)
+    assert ["handler", "program"] == result.stdout.splitlines(), result.stderr
+
+
+def test_where_the_traceback_cant_be_imported_the_error_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "traceback", None)
+    assert "ValueError, whose traceback can't be shown\n" == traceback_of(ValueError())
