@@ -40,7 +40,8 @@ class Answers:
         self.owed = 0
         self._done: collections.deque[tuple[bytes, int, str, int, concurrent.futures.Future[Any]]] = collections.deque()
         #: The methods that returned what nobody waits for, and how that failed.
-        self.failures: collections.deque[tuple[str, BaseException]] = collections.deque()
+        self.failures: collections.deque[tuple[str, Exception]] = collections.deque()
+        self._watched: set[concurrent.futures.Future[Any]] = set()
         self._is_finished = False
 
     def value(self, asker: bytes, number: int, name: str, value: Any) -> None:
@@ -51,15 +52,14 @@ class Answers:
             self._send(asker, number, name, value)
 
     def watch(self, name: str, future: concurrent.futures.Future[Any]) -> None:
-        """Has the future's exception, if it ends with one, be one of the ``failures``."""
-        try:
+        """Has the future's exception, if it ends with one, be one of the ``failures``.
+
+        Raises OSError where there is no descriptor.
+        """
+        if future not in self._watched:
             self.futures.open(future)
-        except OSError as error:  # no descriptor
-            log.error(
-                "actor %r (process %d): what %s() returned can't be awaited: %s", self._name, os.getpid(), name, error
-            )
-            return
-        self.futures.add(future, functools.partial(self._ended, name))
+            self._watched.add(future)
+            self.futures.add(future, functools.partial(self._ended, name))
 
     def later(self, asker: bytes, number: int, name: str, future: concurrent.futures.Future[Any]) -> None:
         """Replies the future's result, when it is there."""
@@ -132,7 +132,10 @@ class Answers:
             self._wake()
 
     def _ended(self, name: str, future: concurrent.futures.Future[Any]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
+        self._watched.discard(future)
+        if not future.cancelled() and not self._is_finished and (error := future.exception()) is not None:
+            if not isinstance(error, Exception):  # of whoever worked for it: it must not end the actor
+                error = RuntimeError(f"what it returned failed: {said(error)}")
             self.failures.append((name, error))
             self._wake()
 
@@ -140,7 +143,7 @@ class Answers:
 def is_future(value: object) -> TypeGuard[concurrent.futures.Future[Any]]:
     futures = sys.modules.get("concurrent.futures")
     # While another thread imports it, it may not have everything yet.
-    return bool(futures) and isinstance(value, getattr(futures, "Future", ()))
+    return bool(futures) and issubclass(type(value), getattr(futures, "Future", ()))
 
 
 def _error_of(future: concurrent.futures.Future[Any], name: str) -> BaseException | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from ._log import log
 
 #: Of so many messages, so many methods are named; the others are only counted.
 _NAMED, _SHOWN = 1_000, 5
-#: How long those who send get to learn that nobody reads any more, in seconds.
-_LEARN = 0.001
+#: How long those who send get to learn that nobody reads any more, in seconds; and how often, at most: where some child
+#: that it has forked can read, they never do.
+_LEARN, _MOST_LOOKS = 0.001, 100
 
 
 def method_of(mailbox: str, kind: int, body: bytes) -> str | None:
@@ -69,30 +71,62 @@ def bury_killed(mailbox: str, text: str, failed: bool) -> None:
 def _left(mailbox: str, let_go: Callable[[], object]) -> Iterator[tuple[int, bytes]]:
     """Kind and body of each frame in a mailbox but the one that was handed out last.
 
-    While somebody reads, senders can't know that it has ended. So it is looked again when nobody has the FIFO open,
-    which ends them; until nothing has come meanwhile.
+    While somebody reads, senders can't know that it has ended. So first nobody does, which ends them; what they sent
+    meanwhile is in the FIFO. It is read, and looked again behind that, until nothing has come.
     """
     way = -1
     try:
-        while True:
-            fifo = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                if way < 0:
-                    way = os.open(f"{mailbox}/fifo", os.O_WRONLY)  # the kernel keeps what is in there meanwhile
-                    let_go()
-                inbox = _inbox.Inbox(f"{mailbox}/inbox", fifo)
-                inbox.recover()
-                inbox.pull()
-                while (body := inbox.take()) is not None:
-                    yield inbox.kind, body
-                inbox.close()
-            finally:
-                os.close(fifo)
-            if not _files.unread(way):
-                return
-            time.sleep(_LEARN)
-    except OSError:  # no mailbox, or no descriptor left
+        way = _kept(f"{mailbox}/fifo")
         let_go()
+        for _ in range(_MOST_LOOKS):
+            inbox = _inbox.Inbox(f"{mailbox}/inbox", way)
+            inbox.recover()
+            while (body := inbox.take()) is not None:
+                yield inbox.kind, body
+            inbox.close()
+            if not _files.unread(way):
+                break
+            time.sleep(_LEARN)
+            _receive(mailbox)
+    except OSError as error:  # no mailbox, or no descriptor left
+        if error.errno is None:  # a signal handler's
+            raise
     finally:
+        let_go()
         if way >= 0:
             os.close(way)
+
+
+def _kept(fifo: str) -> int:
+    """A descriptor that has the kernel keep what is in a FIFO, also when nobody reads it."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+    with _births():  # as there is no reader, for a moment this is
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return os.open(fifo, os.O_WRONLY)
+        finally:
+            os.close(reader)
+
+
+def _receive(mailbox: str) -> None:
+    """Brings what is in the FIFO of a mailbox to its inbox."""
+    with _births():
+        fifo = os.open(f"{mailbox}/fifo", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            inbox = _inbox.Inbox(f"{mailbox}/inbox", fifo)
+            inbox.recover()
+            inbox.pull()
+            inbox.close()
+        finally:
+            os.close(fifo)
+
+
+def _births() -> contextlib.AbstractContextManager[object]:
+    """No process that another thread forks has a FIFO open to read: senders would never learn that nobody does."""
+    from ._mailbox import births  # which has this module imported
+
+    return births

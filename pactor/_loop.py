@@ -163,12 +163,11 @@ class Loop:
                     stand_in.is_away = True
                     try:
                         value = getattr(obj, name)(*args, **kwargs)
+                        if value is not None:
+                            self._told(name, value)
                     except BaseException as error:
                         stand_in.is_away = False
                         self._failed(name, error)
-                    else:
-                        if value is not None:
-                            self._told(name, value)
                     stand_in.is_away = False  # before the look at `_attention`
             elif inbox.kind == asked:
                 self._answer(_wire.ASK, body)
@@ -231,12 +230,12 @@ class Loop:
             _ending.write(self._mailbox.directory, ending)
         except OSError as error:
             log.error("actor %r can't leave word why it ends: %s", self._name, error)
-        is_restarted = ending.failed and self._on_failure == RESTART
-        if not is_restarted:  # or else the supervisor sees to what is left
+        if not (ending.failed and self._on_failure == RESTART):  # or else the supervisor sees to what is left
             self._answers.askers.end(_LINGER)  # before the end of reading, at which the askers give up
         _waiting.readers.remove(self)
         _waiting.readers.remove(self._stand_in)
-        if not is_restarted and ending is not _ending.INTERRUPTED:  # the end of the program is no news
+        is_last = self._on_failure != RESTART or ending is self._orphaned  # or else the supervisor is
+        if is_last and ending is not _ending.INTERRUPTED:  # the end of the program is no news
             text = f"actor {self._name!r} {ending.reason}"
             _dead_letters.bury(self._mailbox.directory, text, let_go=self._mailbox.stop_reading)
         self._mailbox.stop_reading()
@@ -362,6 +361,7 @@ class Loop:
             raise error
         if isinstance(error, SystemExit):
             self._exit(f"{name}()", error)
+        text = traceback_of(error) if self._on_failure != "resume" else ""  # first: the log takes off the loop's line
         then = {"resume": "goes on with the next message", "stop": "ends", RESTART: "is restarted"}[self._on_failure]
         log.error(
             "actor %r (process %d): %s() raised; it %s",
@@ -373,7 +373,7 @@ class Loop:
         )
         if self._on_failure != "resume":
             reason = f"stopped: {name}() raised {said(error)}"
-            raise Stop(Ending(False, reason, traceback_of(error), failed=not self._terminated), 1) from None
+            raise Stop(Ending(False, reason, text, failed=not self._terminated), 1) from None
 
     def _exit(self, what: str, error: SystemExit) -> NoReturn:
         code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
@@ -448,7 +448,11 @@ class Loop:
             raise Stop(_ending.TERMINATED, 0)
         self._answers.send_done()
         while self._answers.failures:
-            self._failed(*self._answers.failures.popleft())
+            name, error = self._answers.failures.popleft()
+            try:
+                raise error
+            except Exception as raised:
+                self._failed(name, raised)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]._fire()

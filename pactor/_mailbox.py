@@ -50,7 +50,7 @@ _READER_STUCK = 1.0
 
 _mailboxes: weakref.WeakSet[Mailbox[Any]] = weakref.WeakSet()
 #: Held while a FIFO is open for reading and not yet in the set: no fork comes between.
-_births = threading.RLock()
+births = threading.RLock()
 _heirloom = threading.local()
 _packing = threading.local()
 
@@ -88,6 +88,7 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
     fifo = -1
     slots: ReaderSlots | None = None
     _lock = -1
+    _sweep_at = 0.0
     _inbox: Inbox | None
 
     def __init__(self, maxsize: int = 0) -> None:
@@ -217,14 +218,16 @@ class Mailbox(Queue, Generic[T]):  # type: ignore[type-arg]  # it can't be subsc
         inbox = self.open_inbox()
         if self.slots and self.slots.taken():
             self.slots.repair(lambda: not inbox.pull())
-        _wire.sweep(self.directory, inbox.received)
+        if (now := time.monotonic()) >= self._sweep_at:
+            self._sweep_at = now + _LOOK_SELDOM
+            _wire.sweep(self.directory, inbox.received)
 
     def _make(self, maxsize: int, private: bool) -> None:
         self.directory = _runtime.home().new_mailbox()
         try:
             os.mkfifo(f"{self.directory}/fifo", 0o600)
             slots = ReaderSlots.make(self.directory, maxsize) if maxsize > 0 else None
-            with _births:
+            with births:
                 self._attach(maxsize, private, os.open(f"{self.directory}/fifo", _READ), slots)
             _inbox.create(f"{self.directory}/inbox", self.fifo)
         except BaseException:
@@ -355,7 +358,7 @@ class _OwnChannel(Channel):
 def _attached(directory: str, maxsize: int) -> Mailbox[Any]:
     mailbox: Mailbox[Any] = Mailbox.__new__(Mailbox)
     mailbox.directory = directory
-    with _births:
+    with births:
         slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None
         mailbox._attach(maxsize, False, os.open(f"{directory}/fifo", _READ), slots)
     return mailbox
@@ -371,16 +374,16 @@ def _inherited(directory: str, maxsize: int, *descriptors: Any) -> Mailbox[Any]:
     slots = ReaderSlots(directory, maxsize) if maxsize > 0 else None
     for fd in fds[1:]:
         os.close(fd)
-    with _births:
+    with births:
         mailbox._attach(maxsize, True, fds[0], slots)
     return mailbox
 
 
 def _after_fork() -> None:
-    _births.release()
+    births.release()
     for mailbox in list(_mailboxes):
         mailbox._after_fork()
     _heirloom.mailbox = _packing.found = None
 
 
-os.register_at_fork(before=_births.acquire, after_in_parent=_births.release, after_in_child=_after_fork)
+os.register_at_fork(before=births.acquire, after_in_parent=births.release, after_in_child=_after_fork)

@@ -13,8 +13,8 @@ Rules:
    actor in turn. It forks where the owner forks or has a fork server: it runs one thread, so that is as safe as in the
    fork server, and earns no warning. (Where importing the program's modules started threads, it spawns.) It spawns
    where the owner spawns.
-2. It reads nothing from the mailbox, but it holds it open. So no sender notices a restart, and what is queued, in the
-   FIFO and in the inbox, is there for the next process.
+2. It holds the mailbox open, and hands nothing out. So no sender notices a restart, and what is queued, in the FIFO and
+   in the inbox, is there for the next process.
 3. The message in execution at the death is done with. If it was an ask, the supervisor answers it.
 4. The owner's signals to the actor go by way of the supervisor, or else it would be restarted: through a pipe, a byte
    each. When the supervisor ends, so does its actor, as any actor does without its owner.

@@ -304,17 +304,18 @@ def sweep(directory: str, read_on: Callable[[], Iterable[tuple[int, bytes]]]) ->
     """
     try:
         names = [name for name in os.listdir(directory) if _is_of_dead(name)]
-    except OSError:  # no descriptor left to look with
-        return
-    if names:
-        sent = set()
-        for kind, body in read_on():
-            with contextlib.suppress(struct.error):  # rubbish
-                if kind & STORED:
-                    sent.add(split_ask(body)[2] if kind & KIND == ASK else body)
-        for name in names:
-            if name.encode() not in sent:
-                _runtime.unlink(f"{directory}/{name}")
+        if names:
+            sent = set()
+            for kind, body in read_on():
+                with contextlib.suppress(struct.error):  # rubbish
+                    if kind & STORED:
+                        sent.add(split_ask(body)[2] if kind & KIND == ASK else body)
+            for name in names:
+                if name.encode() not in sent:
+                    _runtime.unlink(f"{directory}/{name}")
+    except OSError as error:  # no descriptor left to look with, or no room to read on
+        if error.errno is None:  # a signal handler's
+            raise
 
 
 def _is_of_dead(name: str) -> bool:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import sys
+import weakref
 from typing import Annotated, Generic, TypeVar
 
 from support import Recorder
@@ -74,6 +75,9 @@ class Hiding(type):
 
 class Odd(Recorder, metaclass=Hiding):
     Port = Annotated[int, {"min": 1}]
+
+    def dead(self):
+        return weakref.proxy(Odd())
 
     def write_no_files(self):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

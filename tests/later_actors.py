@@ -54,6 +54,11 @@ class Forwarder(Recorder):
         threading.Timer(0.01, future.set_exception, [KeyError("spam")]).start()
         return future
 
+    def failed(self, error):
+        future = concurrent.futures.Future()
+        future.set_exception(error)
+        return future
+
     def done(self, value):
         future = concurrent.futures.Future()
         future.set_result(value)

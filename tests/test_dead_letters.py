@@ -139,8 +139,9 @@ def test_what_is_left_when_the_program_is_interrupted_is_no_news(context, gate, 
         ("actor.kill()", "'stop'"),
         ("pass", "'stop'"),
         ("pass", "Restart(0)"),
+        ("actor.close()", "Restart()"),
     ],
-    ids=["close", "terminate", "kill", "fail", "give up"],
+    ids=["close", "terminate", "kill", "fail", "give up", "close supervised"],
 )
 def test_of_what_many_send_while_it_ends_none_is_missed(tmp_path, method, end, on_failure):
     program = f"""

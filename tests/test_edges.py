@@ -57,6 +57,11 @@ def test_a_metaclass_hides_no_method(odd):
     assert odd.panics.__name__ == "panics"
 
 
+def test_what_it_returns_that_was_told_may_be_whatever(odd):
+    odd.dead()
+    assert 1 == ask(odd.echo, 1).result(LIMIT)
+
+
 def test_a_proxy_can_not_be_wrapped(odd):
     with pytest.raises(TypeError, match="an actor wraps an object"):
         Actor(odd)

@@ -155,6 +155,13 @@ def test_what_a_told_method_returns_fails_as_the_method_does(tmp_path, method, c
     assert f"{how}() raised; it ends" in result.stderr
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_whoever_worked_for_it_ends_none_that_was_told(forwarder, error):
+    forwarder.proxy.failed(error())
+    assert 1 == ask(forwarder.proxy.echo, 1).result(LIMIT)
+    assert 2 == ask(forwarder.proxy.echo, 2).result(LIMIT)
+
+
 def test_beside_a_thread_that_reads_the_replies(forwarder, worker, gate):
     forwarder.proxy.wait_in_a_thread(worker.proxy.wait_for, gate)
     reached(gate)
