@@ -272,7 +272,8 @@ def test_one_that_cant_be_closed_at_the_programs_exit_keeps_no_other(tmp_path):
         def close(self):
             raise OSError("spam")
 
-    first, stubborn, last = Actor(Recorder()), Stubborn(Recorder(), name="stubborn"), Actor(Recorder())
+    first, last = [Actor(Recorder(), context=context) for _ in range(2)]
+    stubborn = Stubborn(Recorder(), name="stubborn", context=context)
     print(first.pid, stubborn.pid, last.pid)
     """
     result = run_program(tmp_path, program)
