@@ -356,7 +356,7 @@ class Actor(Generic[T]):
         with self._lock:
             if note := _ending.read(mailbox):
                 return note
-            if exitcode == 0 and self._closed:  # it found no room for a note
+            if self._closed and _ending.found_no_room(exitcode, mailbox):
                 ending = _ending.CLOSED
             elif self._supervisor:
                 ending = _ending.of_supervisor(exitcode, self._process.pid)

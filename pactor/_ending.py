@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 
-from . import _inbox, _runtime
+from . import _inbox, _runtime, _wire
 from ._dead_letters import executing
 from ._errors import ActorClosed, ActorDied, ActorError, RemoteTraceback
 
@@ -57,6 +57,12 @@ def of_exit(exitcode: int | None, pid: int, mailbox: str) -> Ending:
 def _doing(mailbox: str) -> str:
     method = executing(mailbox)
     return f" while it executed {method}()" if method else ""
+
+
+def found_no_room(exitcode: int | None, mailbox: str) -> bool:
+    """Whether a process that was to close, and left no note, did so: it did not end in the middle of a method."""
+    frame = _inbox.executing(f"{mailbox}/inbox")
+    return exitcode == 0 and (frame is None or frame[0] & _wire.KIND == _wire.CLOSE)
 
 
 def unsupervised(pid: int) -> Ending:

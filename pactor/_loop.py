@@ -234,7 +234,7 @@ class Loop:
             self._answers.askers.end(_LINGER)  # before the end of reading, at which the askers give up
         _waiting.readers.remove(self)
         _waiting.readers.remove(self._stand_in)
-        is_last = self._on_failure != RESTART or ending is self._orphaned  # or else the supervisor is
+        is_last = self._on_failure != RESTART or _waiting.has_ended(self._owner)  # or else the supervisor is
         if is_last and ending is not _ending.INTERRUPTED:  # the end of the program is no news
             text = f"actor {self._name!r} {ending.reason}"
             _dead_letters.bury(self._mailbox.directory, text, let_go=self._mailbox.stop_reading)

@@ -58,6 +58,8 @@ def _close_all() -> None:
         try:
             newest[0]._see_off(interrupted)
         except OSError as error:  # the others are to be closed all the same
+            if error.errno is None:  # a signal handler's
+                raise
             log.error("actor %r can't be closed, and is killed: %s", newest[0].name, error)
             newest[0].kill()
             remove(newest[0])

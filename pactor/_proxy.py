@@ -211,8 +211,9 @@ def _replies(mailbox: str) -> Replies:
     """Brings in the futures with the first ask: `concurrent.futures` imports more than all of pactor."""
     global _replies
     # A signal handler that asks meanwhile would find half of the module.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # which raises what came just before
         from ._replies import replies as _replies  # pyright: ignore[reportAssignmentType]
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

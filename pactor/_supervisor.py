@@ -192,7 +192,7 @@ class Supervisor:
         process.join()
         self._process = None
         ending = _ending.read(mailbox)
-        if ending is None and self._closing and process.exitcode == 0:  # it found no room for a note
+        if ending is None and self._closing and _ending.found_no_room(process.exitcode, mailbox):
             ending = _ending.CLOSED
         return ending or _ending.of_exit(process.exitcode, process.pid, mailbox), process.exitcode
 

@@ -270,7 +270,7 @@ def test_one_that_cant_be_closed_at_the_programs_exit_keeps_no_other(tmp_path):
     program = """
     class Stubborn(Actor):
         def close(self):
-            raise OSError("spam")
+            raise OSError(5, "spam")
 
     first, last = [Actor(Recorder(), context=context) for _ in range(2)]
     stubborn = Stubborn(Recorder(), name="stubborn", context=context)
@@ -278,7 +278,7 @@ def test_one_that_cant_be_closed_at_the_programs_exit_keeps_no_other(tmp_path):
     """
     result = run_program(tmp_path, program)
     assert not any(map(runs, map(int, result.stdout.split())))
-    assert "actor 'stubborn' can't be closed, and is killed: spam\n" == result.stderr
+    assert "actor 'stubborn' can't be closed, and is killed: [Errno 5] spam\n" == result.stderr
 
 
 @pytest.mark.parametrize("on_failure", ["resume", Restart()], ids=["resume", "restart"])

@@ -522,3 +522,16 @@ def test_its_pid_is_known_when_it_has_ended_too(context):
     with Actor(Recorder(), context=context, on_failure=FOREVER) as actor:
         pid = ask(actor.proxy.pid).result(LIMIT)
     assert pid == actor.pid
+
+
+def test_an_exit_in_a_method_is_a_death_also_with_0_and_while_it_closes(context, gate, tmp_path):
+    seen = tmp_path / "seen"
+    with Actor(Logger(seen), context=context, on_failure=FOREVER) as actor:
+        actor.proxy.wait_for(gate)
+        reached(gate)
+        actor.proxy.exit(0)
+        actor.proxy.write("x")
+        actor.close()
+        gate.touch()
+        assert ends(actor)
+    assert "x" == seen.read_text()
