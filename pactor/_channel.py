@@ -98,9 +98,8 @@ class Channel:
             self.large = frame[2] & _wire.STORED != 0
             return frame
         except FileNotFoundError:
-            if os.path.isdir(self.mailbox) or not is_ready(
-                self.file, 0
-            ):  # in a place that somebody removed it lives on
+            # In a place that somebody removed, it lives on.
+            if os.path.isdir(self.mailbox) or not is_ready(self.file, 0):
                 raise
         self.fail()
 
