@@ -155,6 +155,7 @@ def test_of_what_many_send_while_it_ends_none_is_missed(tmp_path, method, end, o
                 actor.proxy.fail(ValueError())
             reached(gate)
             accepted = [ask(sender.proxy.note_many, actor.proxy, 1_500) for sender in senders]
+            eventually(lambda: unread(actor.proxy.__channel__.file) > PAGE)
             eventually(lambda: all(sleeps(sender.pid) for sender in senders))  # for want of room
             {end}
             open(gate, "w").close()
@@ -163,7 +164,8 @@ def test_of_what_many_send_while_it_ends_none_is_missed(tmp_path, method, end, o
         print(sum(results(accepted)) - executed)
     """
     result = run_program(tmp_path, program, method)
-    assert [result.stdout.strip()] == re.findall(r"did not execute: (\d+) \(\d+ x note\(\)", result.stderr)
+    logged = re.findall(r"did not execute: (\d+) \(\d+ x note\(\)", result.stderr)
+    assert [result.stdout.strip()] == (logged or ["0"])  # where all was sent before it ended, or refused
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
