@@ -221,9 +221,8 @@ def test_resume_goes_on_with_the_next_message(context):
 def test_stop_ends_the_actor_and_names_the_exception(context):
     with Actor(Recorder(), context=context, on_failure="stop") as actor:
         actor.proxy.fail(ValueError("what was told"))
-        reply = ask(actor.proxy.all)
         with pytest.raises(ActorDied, match=r"stopped: fail\(\) raised ValueError: what was told") as caught:
-            reply.result(LIMIT)
+            ask(actor.proxy.all).result(LIMIT)  # either raises it
         assert "in fail" in str(caught.value.__cause__)
         assert actor.join(LIMIT)
         assert 1 == actor.exitcode
