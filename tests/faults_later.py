@@ -65,6 +65,7 @@ def kill_in_a_chain(context, tmp_path):
 def close_among_coroutines(context, tmp_path):
     gate = tmp_path / "gate"
     with Actor(Waiter(), context=context) as other, Actor(Waiter(), context=context) as actor:
+        ask(other.proxy.all).result(LIMIT)  # how long it takes to start is no part of this
         asks = all_begun(actor, gate)
         actor.close()
         with within(SOON), pytest.raises(ActorClosed):
