@@ -47,14 +47,6 @@ def fault(title, outcome, *, methods=METHODS, limit=LIMIT + 10):
     return add
 
 
-@contextlib.contextmanager
-def within(seconds):
-    began = time.monotonic()
-    yield
-    took = time.monotonic() - began
-    assert took < seconds, f"took {took:.2f} s"
-
-
 _HEADER = """\
 import atexit, functools, multiprocessing, os, signal, sys, threading, time
 from pactor import *

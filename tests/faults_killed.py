@@ -12,9 +12,9 @@ import threading
 
 import pytest
 from fault_actors import Asker, Recording, Stopping, note_all
-from fault_support import SOON, Program, fault, files_in, is_stopped, within
+from fault_support import SOON, Program, fault, files_in, is_stopped
 from mailbox_workers import die, get_into, recorded
-from support import LIMIT, Recorder, eventually, reached
+from support import LIMIT, Recorder, eventually, reached, within
 from test_mailbox import is_being_read
 
 from pactor import Actor, ActorClosed, ActorDied, Mailbox, Restart, ask

@@ -9,8 +9,8 @@ import signal
 
 import pytest
 from async_actors import Waiter
-from fault_support import SOON, Program, fault, within
-from support import LIMIT, Recorder, reached
+from fault_support import SOON, Program, fault
+from support import LIMIT, Recorder, reached, within
 
 from pactor import Actor, ActorClosed, ActorDied, Restart, ask
 

@@ -10,8 +10,8 @@ import tempfile
 
 import pytest
 from fault_actors import Forker, fork_sleepers
-from fault_support import SOON, Program, fault, files_in, need, within
-from support import LIMIT, Recorder, free_descriptors
+from fault_support import SOON, Program, fault, files_in, need
+from support import LIMIT, Recorder, free_descriptors, within
 
 from pactor import Actor, ActorDied, ask
 

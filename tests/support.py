@@ -27,6 +27,14 @@ def eventually(condition, message=lambda: "it did not come true", limit=LIMIT):
     return value
 
 
+@contextlib.contextmanager
+def within(seconds):
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took < seconds, f"took {took:.2f} s"
+
+
 def touch(path):
     """Makes an empty file. There is never a file object, of which a Ctrl-C would have Python say that it was open."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))

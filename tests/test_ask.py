@@ -34,7 +34,7 @@ from ask_actors import (
     Unloadable,
     hammer,
 )
-from support import LIMIT, Counter, Interrupt, Recorder, eventually, frames_in, reached, results, unread
+from support import LIMIT, Counter, Interrupt, Recorder, eventually, frames_in, reached, results, unread, within
 from test_actor import run_program
 
 from pactor import (
@@ -457,7 +457,8 @@ def test_a_callback_may_wait_long_while_its_thread_waits_for_that_very_reply(con
                 ask(slow.proxy.echo).result(LIMIT)  # short waits, so that it looks
             future = ask(slow.proxy.echo)
             future._when_done(lambda _: ask(other.proxy.sleep, 0.002).result(LIMIT))
-            assert None is future.result(LIMIT)
+            with within(LIMIT / 2):  # it is returned also by who slept all the time
+                assert None is future.result(LIMIT)
 
 
 def test_wait_counts_each_reply_once(recorder):
@@ -475,7 +476,8 @@ def test_a_signal_handler_may_wait_for_another_reply(context, on_alarm):
         on_alarm(lambda *_: ask(other.proxy.sleep, 0.1).result(LIMIT))
         future = ask(one.proxy.sleep, 0.05)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
-        assert 0.05 == future.result(LIMIT)
+        with within(LIMIT / 2):  # it is returned also by who slept all the time
+            assert 0.05 == future.result(LIMIT)
 
 
 def test_a_signal_handler_may_ask_where_replies_are_being_read(recorder, monkeypatch):
@@ -521,7 +523,6 @@ def test_a_signal_handler_may_ask_where_its_thread_begins_to_follow(recorder, le
                 signal.raise_signal(signal.SIGALRM)
 
     way, asked = _replies.replies(""), []
-    ask(recorder.echo).result(LIMIT)  # it has started
     on_alarm(lambda *_: asked.append(ask(recorder.sleep, 0.2).result(LIMIT)))
     future = ask(recorder.sleep, 0.05)
     monkeypatch.setattr(way, "_followers", Hit())

@@ -71,7 +71,7 @@ def test_a_reply_that_was_read_when_an_exception_came_is_awaited(recorder, gate)
         waits = asyncio.create_task(ask_and_wait_for(recorder, gate))
         await until(lambda: os.path.exists(f"{gate}.reached"))
         assert "hit" == hit_where_it_loads(fails.proxy, lambda: open_gate(gate))
-        assert await asyncio.wait_for(waits, LIMIT / 10) is None
+        assert await asyncio.wait_for(waits, LIMIT) is None
 
     with Actor(Fails()) as fails:
         asyncio.run(main())

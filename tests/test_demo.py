@@ -27,7 +27,7 @@ DEMO = [*PYTHON, "-m", "pactor"]
 NAMES = {monitor.name for monitor in MONITORS}
 LINE = re.compile(r"\d\d:\d\d:\d\d  (\w+) +(?:n/a|\d+\.\d+(?: \S+)?)  pid (\d+)")
 # In seconds, with room for a machine that has other things to do.
-EVENTUALLY = 20.0
+SOON, EVENTUALLY = 3.0, 20.0
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -58,15 +58,15 @@ class Terminal:
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + EVENTUALLY
+    def until(self, condition: Callable[[], bool], limit: float = EVENTUALLY) -> None:
+        deadline = time.monotonic() + limit
         while not condition():
             assert time.monotonic() < deadline, self.text
             if select.select([self.master], [], [], 0.02)[0]:
                 self.written += os.read(self.master, 65536)
 
-    def ends(self) -> int:
-        self.until(lambda: self.process.poll() is not None)
+    def ends(self, limit: float = EVENTUALLY) -> int:
+        self.until(lambda: self.process.poll() is not None, limit)
         self.until(lambda: not select.select([self.master], [], [], 0)[0])
         return self.process.returncode
 
@@ -152,7 +152,7 @@ def test_terminal_is_as_it_was_soon_after(end: bytes | signal.Signals, code: int
             os.write(demo.master, end)
         else:
             demo.process.send_signal(end)
-        assert demo.ends() == code
+        assert demo.ends(limit=SOON) == code
         assert termios.tcgetattr(demo.slave) == demo.settings
         # The cursor is back, so is the screen, and nothing comes behind that, least of all a traceback.
         assert demo.text.endswith("\x1b[?25h\x1b[?1049l")
