@@ -71,7 +71,7 @@ def test_a_reply_that_was_read_when_an_exception_came_is_awaited(recorder, gate)
         waits = asyncio.create_task(ask_and_wait_for(recorder, gate))
         await until(lambda: os.path.exists(f"{gate}.reached"))
         assert "hit" == hit_where_it_loads(fails.proxy, lambda: open_gate(gate))
-        assert await asyncio.wait_for(waits, LIMIT) is None
+        assert await asyncio.wait_for(waits, LIMIT / 10) is None
 
     with Actor(Fails()) as fails:
         asyncio.run(main())
@@ -270,7 +270,7 @@ def test_a_signal_handler_may_receive_what_is_awaited(recorder, context, on_alar
 
     async def main():
         loop = asyncio.get_running_loop()
-        latest = loop.time() + LIMIT / 2
+        latest = loop.time() + LIMIT / 10
         loop.call_at(latest, lambda: None)  # wakes it at last
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         assert await ask(recorder.proxy.sleep, 0.1) == 0.1
